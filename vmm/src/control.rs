@@ -1,0 +1,93 @@
+//! What ends a VM from outside: signals, and the time that a guest has to
+//! switch itself off after it was asked to.
+
+use std::io;
+use std::os::raw::c_int;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use devices::power::AcpiPower;
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::timerfd::TimerFd;
+
+use crate::outcome::{Ending, Outcome};
+use crate::signals::StopSignals;
+
+/// Stop signals on the event loop.
+pub(crate) struct StopEvents {
+    signals: StopSignals,
+    power: Arc<Mutex<AcpiPower>>,
+    timeout: Duration,
+    timer: TimerFd,
+    asked: Option<c_int>,
+    ending: Arc<Ending>,
+}
+
+impl StopEvents {
+    const SIGNAL: u32 = 0;
+    const TIMEOUT: u32 = 1;
+
+    pub(crate) fn new(
+        signals: StopSignals,
+        power: Arc<Mutex<AcpiPower>>,
+        timeout: Duration,
+        ending: Arc<Ending>,
+    ) -> io::Result<Self> {
+        Ok(StopEvents {
+            signals,
+            power,
+            timeout,
+            timer: TimerFd::new()?,
+            asked: None,
+            ending,
+        })
+    }
+
+    fn stop(&mut self, signal: c_int) {
+        let at_once = signal == libc::SIGQUIT || self.asked.is_some() || self.timeout.is_zero();
+        if at_once || self.timer.reset(self.timeout, None).is_err() {
+            return self.ending.end(Outcome::Stopped(Some(signal)));
+        }
+        self.asked = Some(signal);
+        self.power
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .press_power_button();
+    }
+}
+
+impl MutEventSubscriber for StopEvents {
+    fn process(&mut self, events: Events, _ops: &mut EventOps) {
+        if events.data() == Self::SIGNAL {
+            while let Some(signal) = self.signals.take() {
+                self.stop(signal);
+            }
+        } else {
+            self.ending.end(Outcome::Stopped(self.asked));
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        let signals = Events::with_data(&self.signals, Self::SIGNAL, EventSet::IN);
+        let timer = Events::with_data(&self.timer, Self::TIMEOUT, EventSet::IN);
+        for events in [signals, timer] {
+            if let Err(e) = ops.add(events) {
+                log::error!("cannot watch for signals: {e}");
+            }
+        }
+    }
+}
+
+/// Wakes the event loop when the VM has ended.
+pub(crate) struct EndEvents(pub EventFd);
+
+impl MutEventSubscriber for EndEvents {
+    fn process(&mut self, _events: Events, _ops: &mut EventOps) {}
+
+    fn init(&mut self, ops: &mut EventOps) {
+        if let Err(e) = ops.add(Events::new(&self.0, EventSet::IN)) {
+            log::error!("cannot watch for the VM's end: {e}");
+        }
+    }
+}

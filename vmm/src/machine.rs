@@ -1,0 +1,348 @@
+//! A VM, from its description to its end.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use devices::GuestMemory;
+use devices::bus::{Bus, BusDevice};
+use devices::power::{AcpiPower, I8042, I8042_BASE, I8042_PORTS, PVPANIC_PORT, PvPanic, acpi};
+use devices::serial::{self, Serial};
+use devices::virtio::mmio::{MmioTransport, QUEUE_NOTIFY, WINDOW_SIZE};
+use devices::virtio::{DeviceSubscriber, IrqLine, SharedDevice};
+use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::arch;
+use crate::coalesced::CoalescedRing;
+use crate::config::{Console as ConsoleMode, VmConfig};
+use crate::console::{Console, ConsoleEvents, ConsoleIo};
+use crate::control::{EndEvents, StopEvents};
+use crate::error::{Error, KvmStep};
+use crate::outcome::{Ending, Outcome};
+use crate::signals::{self, StopSignals};
+use crate::vcpu::{Board, Vcpu};
+use crate::{memory, virtio};
+
+type Subscriber = Box<dyn MutEventSubscriber>;
+
+/// Where a virtio device stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct VirtioSlot {
+    /// Guest physical address of its registers.
+    pub base: u64,
+    /// Its interrupt line.
+    pub gsi: u32,
+}
+
+/// A VM that is ready to run: memory filled, devices in place, vCPUs created.
+pub struct Machine {
+    vcpus: Vec<Vcpu>,
+    events: EventManager<Subscriber>,
+    board: Arc<Board>,
+    devices: Vec<SharedDevice>,
+    power: Arc<Mutex<AcpiPower>>,
+    end_event: EventFd,
+    // Last: KVM lets go of guest memory only after the vCPUs are gone.
+    _vm: VmFd,
+}
+
+impl Machine {
+    /// Builds the VM that `config` describes.
+    ///
+    /// # Errors
+    /// When something of it is not to be had; nothing is left behind then.
+    pub fn new(config: &VmConfig, io: ConsoleIo) -> Result<Self, Error> {
+        config.validate()?;
+        let devices = virtio::open_devices(config)?;
+        let kvm = open_kvm()?;
+        let vm = create_vm(&kvm)?;
+        arch::prepare_vm(&vm)?;
+        let mem = memory::allocate(config.memory, config.hugepages)?;
+        memory::register(&vm, &mem)?;
+
+        let end_event = eventfd()?;
+        let ending = Arc::new(Ending::new(
+            end_event
+                .try_clone()
+                .map_err(Error::host("clone a descriptor"))?,
+        ));
+        let mut events: EventManager<Subscriber> =
+            EventManager::new().map_err(|e| event_error("make the event loop", &e))?;
+        let mut builder = Builder {
+            vm: &vm,
+            mem: &mem,
+            mmio: Bus::new(),
+            ports: Bus::new(),
+            events: &mut events,
+            slots: Vec::new(),
+        };
+        for device in &devices {
+            builder.add_virtio(device)?;
+        }
+        let power = builder.add_power(&ending)?;
+        let (serial, room) = builder.add_serial()?;
+        let Builder {
+            mmio, ports, slots, ..
+        } = builder;
+
+        arch::write_tables(&mem, config.cpus, &slots)?;
+        let entry = arch::load(&mem, config)?;
+        let template = arch::CpuTemplate::new(&kvm, config.cpus)?;
+        let mut fds = Vec::new();
+        for id in 0..config.cpus {
+            let fd = vm
+                .create_vcpu(id.into())
+                .map_err(|e| Error::kvm(KvmStep::CreateVcpu, e))?;
+            template.apply(&fd, id, &mem, (id == 0).then_some(entry))?;
+            fds.push(fd);
+        }
+
+        // The ring spares an exit for each byte; without it the console still works.
+        let ring = match fds.first() {
+            Some(vcpu) if kvm.check_extension(Cap::CoalescedPio) => {
+                vm.register_coalesced_mmio(
+                    IoEventAddress::Pio(arch::SERIAL_PORT + serial::TRANSMIT),
+                    1,
+                )
+                .map_err(|e| Error::kvm(KvmStep::Coalesced, e))?;
+                Some(CoalescedRing::map(vcpu).map_err(Error::host("map KVM's ring"))?)
+            }
+            _ => None,
+        };
+        let io = match config.console {
+            ConsoleMode::On => io,
+            ConsoleMode::Off => ConsoleIo::default(),
+        };
+        let console = Console::new(serial, ring, io.output, ending.clone())
+            .map_err(Error::host("make the console's timer"))?;
+        let console = Arc::new(console);
+        events.add_subscriber(Box::new(ConsoleEvents::new(
+            console.clone(),
+            io.input,
+            io.filter,
+            room,
+        )));
+        let first_port = arch::SERIAL_PORT as u16;
+        let board = Arc::new(Board {
+            mmio,
+            ports,
+            console,
+            console_ports: first_port..first_port + serial::PORTS as u16,
+            mem,
+            ending,
+        });
+        let vcpus = fds.into_iter().zip(0..).map(|(fd, id)| Vcpu {
+            id,
+            fd,
+            board: board.clone(),
+        });
+        Ok(Machine {
+            vcpus: vcpus.collect(),
+            events,
+            board,
+            devices,
+            power,
+            end_event,
+            _vm: vm,
+        })
+    }
+
+    /// Runs the VM to its end. `SIGTERM`, `SIGINT` and `SIGHUP` press its power
+    /// button and, when it has not switched itself off within `stop_timeout`, end
+    /// it; a second signal, and `SIGQUIT`, end it at once.
+    ///
+    /// On return no thread of the VM is left, its disks are flushed by whatever
+    /// the guest flushed, and its sockets are closed.
+    ///
+    /// # Errors
+    /// When the host refuses a thread or a descriptor.
+    pub fn run(mut self, stop_timeout: std::time::Duration) -> Result<Outcome, Error> {
+        let ending = self.board.ending.clone();
+        signals::install_kick().map_err(|e| Error::Host {
+            what: "install a signal handler",
+            source: e.into(),
+        })?;
+        let stop = StopSignals::new().map_err(Error::host("watch signals"))?;
+        let mut threads = Vec::new();
+        let result = self.start(stop, stop_timeout, &mut threads).and_then(|()| {
+            while !ending.is_over() {
+                match self.events.run() {
+                    Ok(_) => {}
+                    Err(event_manager::Error::Epoll(e)) if e.errno() == libc::EINTR => {}
+                    Err(e) => return Err(event_error("wait for events", &e)),
+                }
+            }
+            Ok(())
+        });
+        if result.is_err() {
+            ending.end(Outcome::Stopped(None));
+        }
+        signals::join_vcpus(threads);
+        for device in &self.devices {
+            device
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .reset();
+        }
+        self.board.console.finish();
+        result.map(|()| ending.outcome().unwrap_or(Outcome::Stopped(None)))
+    }
+
+    /// Starts the vCPUs, first of all, and then watches for the end.
+    fn start(
+        &mut self,
+        stop: StopSignals,
+        timeout: std::time::Duration,
+        threads: &mut Vec<JoinHandle<()>>,
+    ) -> Result<(), Error> {
+        for vcpu in self.vcpus.drain(..) {
+            threads.push(vcpu.start().map_err(Error::host("start a vCPU's thread"))?);
+        }
+        let ending = self.board.ending.clone();
+        let stop = StopEvents::new(stop, self.power.clone(), timeout, ending)
+            .map_err(Error::host("make a timer"))?;
+        self.events.add_subscriber(Box::new(stop));
+        let end = self
+            .end_event
+            .try_clone()
+            .map_err(Error::host("clone a descriptor"))?;
+        self.events.add_subscriber(Box::new(EndEvents(end)));
+        Ok(())
+    }
+}
+
+/// Puts devices on the buses and connects them with KVM.
+struct Builder<'a> {
+    vm: &'a VmFd,
+    mem: &'a GuestMemory,
+    mmio: Bus,
+    ports: Bus,
+    events: &'a mut EventManager<Subscriber>,
+    slots: Vec<VirtioSlot>,
+}
+
+impl Builder<'_> {
+    fn add_virtio(&mut self, device: &SharedDevice) -> Result<(), Error> {
+        let n = self.slots.len();
+        let slot = VirtioSlot {
+            base: arch::VIRTIO_MMIO_BASE + n as u64 * WINDOW_SIZE,
+            gsi: arch::FIRST_VIRTIO_GSI + n as u32,
+        };
+        let queues = device
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .queue_sizes()
+            .len();
+        let mut kicks = Vec::new();
+        for queue in 0..queues {
+            let kick = eventfd()?;
+            let address = IoEventAddress::Mmio(slot.base + QUEUE_NOTIFY);
+            self.vm
+                .register_ioevent(&kick, &address, queue as u32)
+                .map_err(|e| Error::kvm(KvmStep::Ioeventfd, e))?;
+            kicks.push(Arc::new(kick));
+        }
+        let irq = self.line(slot.gsi)?;
+        let transport = MmioTransport::new(device.clone(), self.mem.clone(), irq, kicks.clone())
+            .map_err(|e| Error::Device(Box::new(e)))?;
+        insert(&mut self.mmio, slot.base, WINDOW_SIZE, transport)?;
+        self.events
+            .add_subscriber(Box::new(DeviceSubscriber::new(device.clone(), kicks)));
+        self.slots.push(slot);
+        Ok(())
+    }
+
+    fn add_power(&mut self, ending: &Arc<Ending>) -> Result<Arc<Mutex<AcpiPower>>, Error> {
+        let irq = self.line(arch::EVENT_GSI)?;
+        let power = Arc::new(Mutex::new(AcpiPower::new(ending.clone(), irq)));
+        self.ports
+            .insert(arch::ACPI_PORT, acpi::PORTS, power.clone())
+            .map_err(|e| Error::Device(Box::new(e)))?;
+        let keyboard = I8042::new(ending.clone());
+        insert(&mut self.ports, I8042_BASE, I8042_PORTS, keyboard)?;
+        insert(
+            &mut self.ports,
+            PVPANIC_PORT,
+            1,
+            PvPanic::new(ending.clone()),
+        )?;
+        Ok(power)
+    }
+
+    fn add_serial(&mut self) -> Result<(Arc<Mutex<Serial>>, Arc<EventFd>), Error> {
+        let irq = self.line(arch::SERIAL_GSI)?;
+        let room = Arc::new(eventfd()?);
+        let serial = Arc::new(Mutex::new(Serial::new(irq, room.clone())));
+        self.ports
+            .insert(arch::SERIAL_PORT, serial::PORTS, serial.clone())
+            .map_err(|e| Error::Device(Box::new(e)))?;
+        Ok((serial, room))
+    }
+
+    /// An interrupt line of the I/O APIC.
+    fn line(&self, gsi: u32) -> Result<Arc<dyn IrqLine>, Error> {
+        let event = eventfd()?;
+        self.vm
+            .register_irqfd(&event, gsi)
+            .map_err(|e| Error::kvm(KvmStep::Irqfd, e))?;
+        Ok(Arc::new(IrqFd(event)))
+    }
+}
+
+fn insert(
+    bus: &mut Bus,
+    base: u64,
+    len: u64,
+    device: impl BusDevice + 'static,
+) -> Result<(), Error> {
+    bus.insert(base, len, Arc::new(Mutex::new(device)))
+        .map_err(|e| Error::Device(Box::new(e)))
+}
+
+/// An interrupt line behind an eventfd that KVM listens to.
+struct IrqFd(EventFd);
+
+impl IrqLine for IrqFd {
+    fn trigger(&self) {
+        // Fails only when the counter is full: an interrupt is pending anyway.
+        let _ = self.0.write(1);
+    }
+}
+
+fn eventfd() -> Result<EventFd, Error> {
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(Error::host("make an eventfd"))
+}
+
+fn event_error(what: &'static str, error: &event_manager::Error) -> Error {
+    Error::Host {
+        what,
+        source: io::Error::other(error.to_string()),
+    }
+}
+
+fn open_kvm() -> Result<Kvm, Error> {
+    let kvm = Kvm::new().map_err(|e| match e.errno() {
+        libc::ENOENT | libc::ENXIO | libc::ENODEV => Error::NoKvm,
+        libc::EACCES | libc::EPERM => Error::KvmPermission,
+        _ => Error::KvmOpen(e.into()),
+    })?;
+    match arch::REQUIRED_CAPABILITIES
+        .iter()
+        .find(|(cap, _)| !kvm.check_extension(*cap))
+    {
+        Some((_, name)) => Err(Error::KvmLacks(name)),
+        None => Ok(kvm),
+    }
+}
+
+fn create_vm(kvm: &Kvm) -> Result<VmFd, Error> {
+    loop {
+        match kvm.create_vm() {
+            // A signal came while KVM set up; it says so rather than go on.
+            Err(e) if e.errno() == libc::EINTR => {}
+            result => return result.map_err(|e| Error::kvm(KvmStep::CreateVm, e)),
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The list of virtio devices: the one place that knows them all.
+
+use std::sync::{Arc, Mutex};
+
+use devices::virtio::blk::Blk;
+use devices::virtio::net::Net;
+use devices::virtio::rng::Rng;
+use devices::virtio::vsock::Vsock;
+use devices::virtio::{SharedDevice, VirtioDevice};
+
+use crate::arch;
+use crate::config::VmConfig;
+use crate::error::Error;
+
+/// Opens the devices of `config` in the order in which the guest finds them:
+/// disks, network interfaces, sockets, entropy.
+///
+/// # Errors
+/// When a back end cannot be opened, or there are more devices than lines.
+pub(crate) fn open_devices(config: &VmConfig) -> Result<Vec<SharedDevice>, Error> {
+    let asked = config.disks.len() + config.nets.len() + usize::from(config.vsock.is_some()) + 1;
+    let most = (arch::LAST_VIRTIO_GSI - arch::FIRST_VIRTIO_GSI + 1) as usize;
+    if asked > most {
+        return Err(Error::TooManyDevices { asked, most });
+    }
+    let mut devices = Vec::with_capacity(asked);
+    for (n, spec) in config.disks.iter().enumerate() {
+        devices.push(shared(Blk::open(spec, n).map_err(device)?));
+    }
+    for (n, spec) in config.nets.iter().enumerate() {
+        devices.push(shared(Net::open(spec, n).map_err(device)?));
+    }
+    if let Some(spec) = &config.vsock {
+        devices.push(shared(Vsock::open(spec).map_err(device)?));
+    }
+    devices.push(shared(Rng::new()));
+    Ok(devices)
+}
+
+fn shared(device: impl VirtioDevice + 'static) -> SharedDevice {
+    Arc::new(Mutex::new(device))
+}
+
+fn device(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Device(Box::new(error))
+}
