@@ -1,0 +1,414 @@
+//! The command line: text in, plain values out. Nothing is opened here save the
+//! file of `--config`.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use devices::virtio::blk::DiskSpec;
+use devices::virtio::net::NetSpec;
+use devices::virtio::vsock::VsockSpec;
+use serde_json::Value;
+use thiserror::Error;
+use vmm::config::{BootProtocol, ByteSize, ConfigError, Console, VmConfig};
+
+use crate::{exit, output};
+
+/// The longest that a guest may be given to power itself off, in seconds: a day.
+const MAX_STOP_TIMEOUT: i64 = 24 * 60 * 60;
+/// The largest file that `--config` reads; one VM takes a few hundred bytes.
+const MAX_CONFIG_SIZE: u64 = 1 << 20;
+/// The longest message about the command line, in characters: it repeats what
+/// was typed, and a script may have typed a megabyte.
+const MAX_MESSAGE: usize = 1000;
+
+/// A micro-VM monitor: each workload gets a Linux kernel of its own.
+#[derive(Debug, Parser)]
+#[command(
+    name = "drupe",
+    version,
+    disable_help_subcommand = true,
+    subcommand_required = true,
+    arg_required_else_help = false,
+    after_help = "Examples:
+  drupe doctor                            can this machine run VMs?
+  drupe kernel fetch                      get a kernel to boot
+  drupe boot --kernel NAME --disk root.img --append 'root=/dev/vda'
+
+'drupe COMMAND --help' tells more about a command."
+)]
+pub struct Cli {
+    /// Say what is done, and give every cause of an error
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boot a virtual machine, with its console on this terminal
+    Boot(Box<BootArgs>),
+    /// Find out whether this machine can run VMs, and what to do if not
+    Doctor(DoctorArgs),
+    /// Get kernels to boot
+    Kernel(KernelArgs),
+}
+
+/// `drupe boot`.
+#[derive(Debug, Args)]
+#[command(after_help = boot_after_help())]
+pub struct BootArgs {
+    /// Kernel: a bzImage or an ELF vmlinux. When there is no such file, the
+    /// kernel of this name in 'drupe kernel list', with its initrd
+    #[arg(long, value_name = "FILE", required_unless_present = "config")]
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Disk, /dev/vda first: a raw image or a block device; can be given again.
+    /// Options: readonly, queues=N, id=TEXT
+    #[arg(long, value_name = "PATH[,readonly]")]
+    pub disk: Vec<DiskSpec>,
+    /// Network interface on a TAP that exists; can be given again.
+    /// Options: mac=MAC, mtu=N
+    #[arg(long, value_name = "tap=NAME[,mac=MAC]")]
+    pub net: Vec<NetSpec>,
+    /// Sockets between guest and host: a Unix socket on the host, and the
+    /// guest's address, 3 or more
+    #[arg(long, value_name = "PATH,cid=N")]
+    pub vsock: Option<VsockSpec>,
+    /// Virtual CPUs [default: 1]
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<u8>,
+    /// Guest memory, as 512M or 2G [default: 512M]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
+    /// Kernel command line; replaces that of the config file
+    #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
+    pub append: Option<String>,
+    /// Guest console on this terminal, or nowhere [default: on]
+    #[arg(long, value_name = "WHERE", value_parser = console())]
+    pub console: Option<Console>,
+    /// How an ELF kernel is entered [default: auto]
+    #[arg(long, value_name = "PROTOCOL", value_parser = boot_protocol())]
+    pub boot_protocol: Option<BootProtocol>,
+    /// Back guest memory with 2 MiB pages from the host's pool
+    #[arg(long)]
+    pub hugepages: bool,
+    /// How long the guest may take to power itself off when drupe is told to
+    /// stop, before it is stopped by force
+    #[arg(long, value_name = "SECONDS", default_value_t = 10,
+          value_parser = clap::value_parser!(u32).range(0..=MAX_STOP_TIMEOUT))]
+    pub stop_timeout: u32,
+    /// Configuration in JSON, which the other options override; lists add up
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// `drupe doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  drupe doctor                            everything, each with its fix
+  drupe doctor --format json              the same, for a program
+  drupe doctor --check kvm && ./tests     one line, and the exit status
+
+Exit status: 0 when this machine can run VMs, 1 when it cannot.")]
+pub struct DoctorArgs {
+    /// Look at one thing only, and print one line
+    #[arg(long, value_name = "WHAT")]
+    pub check: Option<Topic>,
+    /// How to print
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+}
+
+/// What `doctor --check` can look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Topic {
+    /// Whether KVM runs an unmodified guest.
+    Kvm,
+}
+
+/// How a command prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// `drupe kernel`.
+#[derive(Debug, Args)]
+#[command(subcommand_required = true, arg_required_else_help = false)]
+#[command(after_help = "Examples:
+  drupe kernel fetch                      Debian's kernel, ready to boot
+  drupe kernel build                      a small kernel that boots fast
+  drupe kernel list
+
+Kernels are kept in $DRUPE_KERNELS, or else in ~/.cache/drupe/kernels.")]
+pub struct KernelArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: KernelCommand,
+}
+
+/// What to do about kernels.
+#[derive(Debug, Subcommand)]
+pub enum KernelCommand {
+    /// Download a distribution's kernel and print its directory
+    #[command(after_help = "Example:
+  drupe boot --kernel $(drupe kernel fetch)/kernel --append console=ttyS0")]
+    Fetch(StoreArgs),
+    /// Build a kernel made for VMs (some minutes) and print its directory
+    #[command(after_help = "Example:
+  drupe kernel build --fragment more.config --version 6.12")]
+    Build(BuildArgs),
+    /// List the kernels that can be booted
+    #[command(after_help = "Example:
+  drupe kernel list --format json")]
+    List(ListArgs),
+}
+
+/// Where kernels are kept.
+#[derive(Debug, Args)]
+pub struct StoreArgs {
+    /// Where to keep kernels
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+}
+
+/// `drupe kernel build`.
+#[derive(Debug, Args)]
+pub struct BuildArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Kernel options in place of drupe's own
+    #[arg(long, value_name = "FILE")]
+    pub fragment: Option<PathBuf>,
+    /// Version of the kernel
+    #[arg(long, value_name = "V")]
+    pub version: Option<String>,
+}
+
+/// `drupe kernel list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// How to print
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+}
+
+fn boot_after_help() -> String {
+    format!(
+        "Examples:
+  drupe boot --kernel vmlinux --initrd initrd.img --append console=ttyS0
+  drupe boot --kernel bzImage --disk root.img --append 'console=ttyS0 root=/dev/vda'
+  drupe boot --kernel bzImage --cpus 2 --memory 1G --net tap=tap0
+  drupe boot --config vm.json --memory 2G
+
+Keys: Ctrl-A x stops the VM, Ctrl-A h lists the keys.
+
+{}",
+        exit::HELP
+    )
+}
+
+fn console() -> impl TypedValueParser<Value = Console> {
+    PossibleValuesParser::new(["on", "off"]).map(|text| match text.as_str() {
+        "off" => Console::Off,
+        _ => Console::On,
+    })
+}
+
+fn boot_protocol() -> impl TypedValueParser<Value = BootProtocol> {
+    PossibleValuesParser::new(["auto", "linux", "pvh"]).map(|text| match text.as_str() {
+        "linux" => BootProtocol::Linux,
+        "pvh" => BootProtocol::Pvh,
+        _ => BootProtocol::Auto,
+    })
+}
+
+/// What is wrong with the command line or the configuration.
+#[derive(Debug, Error)]
+pub enum CliError {
+    /// The arguments.
+    #[error("{0}")]
+    Usage(String),
+    /// Neither the command line nor the config file names a kernel.
+    #[error("no kernel: give --kernel FILE, or a \"kernel\" in {0}")]
+    NoKernel(PathBuf),
+    /// The config file could not be read.
+    #[error("--config {path}: {source}: give a readable JSON file")]
+    ReadConfig {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The config file is too long to be one.
+    #[error("--config {0}: longer than {MAX_CONFIG_SIZE} bytes: give the JSON of one VM")]
+    ConfigSize(PathBuf),
+    /// The config file's text.
+    #[error("--config {path}: {source}")]
+    ConfigText {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// The config file is JSON, and not an object.
+    #[error("--config {0}: not a JSON object: write {{\"kernel\": ...}}")]
+    ConfigShape(PathBuf),
+    /// A value that no VM can have.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// What the arguments amount to.
+#[derive(Debug)]
+pub enum Parsed {
+    /// A command.
+    Run(Cli),
+    /// A text that was asked for: help or the version.
+    Print(String),
+}
+
+/// Reads the arguments, the program's name first.
+///
+/// # Errors
+/// [`CliError::Usage`], in one line.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, CliError> {
+    match Cli::try_parse_from(args) {
+        Ok(cli) => Ok(Parsed::Run(cli)),
+        Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            Ok(Parsed::Print(e.render().to_string()))
+        }
+        Err(e) => Err(CliError::Usage(usage_line(&e))),
+    }
+}
+
+/// Puts clap's message, of several lines, into one.
+fn usage_line(error: &clap::Error) -> String {
+    let full = error.render().to_string();
+    let paragraph: Vec<&str> = full
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.is_empty())
+        .collect();
+    let text = paragraph.join(" ");
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let mut message: String = text.chars().take(MAX_MESSAGE).collect();
+    for kind in [
+        ContextKind::SuggestedArg,
+        ContextKind::SuggestedSubcommand,
+        ContextKind::SuggestedValue,
+    ] {
+        match error.get(kind) {
+            Some(ContextValue::String(s)) => message.push_str(&format!(" (perhaps '{s}')")),
+            Some(ContextValue::Strings(s)) if !s.is_empty() => {
+                message.push_str(&format!(" (perhaps '{}')", s.join("' or '")));
+            }
+            _ => {}
+        }
+    }
+    let help = help_command(&full);
+    format!("{}: see '{help}'", output::one_line(&message))
+}
+
+/// The command whose help tells more, from the usage that clap shows.
+fn help_command(full: &str) -> String {
+    let usage = full.lines().find_map(|l| l.strip_prefix("Usage: drupe "));
+    let mut command = "drupe".to_owned();
+    let mut known = Cli::command();
+    for word in usage.unwrap_or_default().split(' ') {
+        let Some(next) = known.find_subcommand(word).cloned() else {
+            break;
+        };
+        command.push(' ');
+        command.push_str(word);
+        known = next;
+    }
+    command + " --help"
+}
+
+/// The VM that the options of `boot` describe, over that of `--config`.
+/// Reads that file and nothing else; a kernel is named, not looked for.
+///
+/// # Errors
+/// What is wrong with the file or with a value.
+pub fn config(args: &BootArgs) -> Result<VmConfig, CliError> {
+    let mut config = match (&args.config, &args.kernel) {
+        (Some(path), kernel) => read_config(path, kernel.is_some())?,
+        (None, Some(kernel)) => VmConfig::new(kernel),
+        (None, None) => return Err(CliError::NoKernel("the file of --config".into())),
+    };
+    override_with(&mut config.kernel, &args.kernel);
+    override_with(&mut config.cpus, &args.cpus);
+    override_with(&mut config.memory, &args.memory);
+    override_with(&mut config.append, &args.append);
+    override_with(&mut config.console, &args.console);
+    override_with(&mut config.boot_protocol, &args.boot_protocol);
+    if args.initrd.is_some() {
+        config.initrd.clone_from(&args.initrd);
+    }
+    config.disks.extend_from_slice(&args.disk);
+    config.nets.extend_from_slice(&args.net);
+    if args.vsock.is_some() {
+        config.vsock.clone_from(&args.vsock);
+    }
+    config.hugepages |= args.hugepages;
+    config.validate()?;
+    Ok(config)
+}
+
+fn override_with<T: Clone>(value: &mut T, flag: &Option<T>) {
+    if let Some(flag) = flag {
+        value.clone_from(flag);
+    }
+}
+
+fn read_config(path: &Path, kernel_is_given: bool) -> Result<VmConfig, CliError> {
+    let unreadable = |source| CliError::ReadConfig {
+        path: path.to_owned(),
+        source,
+    };
+    let bad = |source| CliError::ConfigText {
+        path: path.to_owned(),
+        source,
+    };
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_CONFIG_SIZE + 1).read_to_string(&mut text))
+        .map_err(unreadable)?;
+    if text.len() as u64 > MAX_CONFIG_SIZE {
+        return Err(CliError::ConfigSize(path.to_owned()));
+    }
+    match serde_json::from_str(&text) {
+        // The type has no VM without a kernel: this one comes from --kernel.
+        Ok(Value::Object(mut map)) if !map.contains_key("kernel") => {
+            if !kernel_is_given {
+                return Err(CliError::NoKernel(path.to_owned()));
+            }
+            map.insert("kernel".to_owned(), Value::String(String::new()));
+            serde_json::from_value(Value::Object(map)).map_err(bad)
+        }
+        // Read again, for the line and the column in a message.
+        Ok(Value::Object(_)) => serde_json::from_str(&text).map_err(bad),
+        // serde would take a list of the fields' values too.
+        Ok(_) => Err(CliError::ConfigShape(path.to_owned())),
+        Err(e) => Err(bad(e)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+use super::*;
+use std::io::Write;
+
+fn parse_words(words: &str) -> Result<Parsed, String> {
+    let args = ["drupe"].into_iter().chain(words.split_whitespace());
+    parse(args.map(OsString::from)).map_err(|e| e.to_string())
+}
+
+fn boot(words: &str) -> Result<VmConfig, String> {
+    match parse_words(&format!("boot {words}"))? {
+        Parsed::Run(Cli {
+            command: Command::Boot(args),
+            ..
+        }) => config(&args).map_err(|e| e.to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn json(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+#[test]
+fn the_command_line_is_well_formed() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn flags_alone_make_a_vm() {
+    assert_eq!(boot("--kernel k").unwrap(), VmConfig::new("k"));
+    let config = boot(
+        "--kernel k --initrd i --cpus 4 --memory 2G --append -x --console off \
+         --boot-protocol pvh --hugepages",
+    )
+    .unwrap();
+    let expected = VmConfig {
+        initrd: Some("i".into()),
+        cpus: 4,
+        memory: ByteSize(2 << 30),
+        append: "-x".into(),
+        console: Console::Off,
+        boot_protocol: BootProtocol::Pvh,
+        hugepages: true,
+        ..VmConfig::new("k")
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn flags_override_the_file() {
+    let file = json(
+        r#"{"kernel": "k", "memory": "2G", "cpus": 4, "append": "a",
+        "disks": [{"path": "a.img"}], "nets": [{"tap": "tap0"}]}"#,
+    );
+    let path = file.path().display();
+    let config = boot(&format!(
+        "--config {path} --cpus 2 --append b --vsock s --disk b.img,readonly --net tap=tap1"
+    ))
+    .unwrap();
+    let disks: Vec<_> = config
+        .disks
+        .iter()
+        .map(|d| (d.path.to_str(), d.readonly))
+        .collect();
+    assert_eq!(disks, [(Some("a.img"), false), (Some("b.img"), true)]);
+    assert_eq!(config.vsock, Some("s".parse().unwrap()));
+    let taps: Vec<_> = config.nets.iter().map(|n| n.tap.as_str()).collect();
+    assert_eq!(taps, ["tap0", "tap1"]);
+    assert_eq!(config.memory, ByteSize(2 << 30));
+    assert_eq!(config.cpus, 2);
+    assert_eq!(config.append, "b");
+    assert_eq!(config.kernel, Path::new("k"));
+    let config = boot(&format!("--kernel other --config {path}")).unwrap();
+    assert_eq!(config.kernel, Path::new("other"));
+}
+
+#[test]
+fn the_kernel_may_come_from_the_flag_alone() {
+    let file = json(r#"{"cpus": 4}"#);
+    let path = file.path().display();
+    assert_eq!(
+        boot(&format!("--config {path} --kernel k")).unwrap().cpus,
+        4
+    );
+    let error = boot(&format!("--config {path}")).unwrap_err();
+    assert!(
+        error.starts_with("no kernel: give --kernel FILE"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_bad_file_is_named() {
+    for (text, expected) in [
+        ("", "EOF while parsing"),
+        ("[]", "not a JSON object"),
+        ("{\"kernel\": \"k\", \"cpu\": 1}", "unknown field `cpu`"),
+        (
+            "{\"kernel\": \"k\", \"memory\": \"lots\"}",
+            "'lots' is not a size",
+        ),
+        ("{\"kernel\": 1}", "invalid type"),
+        (
+            "{\"kernel\": \"k\", \"cpus\": 1, \"cpus\": 2}",
+            "duplicate field",
+        ),
+    ] {
+        let file = json(text);
+        let path = file.path().display().to_string();
+        let error = boot(&format!("--config {path}")).unwrap_err();
+        assert!(error.contains(&path) && error.contains(expected), "{error}");
+    }
+    let error = boot("--config /").unwrap_err();
+    assert!(error.contains("--config /: Is a directory"), "{error}");
+    let error = boot("--config /dev/zero").unwrap_err();
+    assert!(error.contains("longer than"), "{error}");
+}
+
+#[test]
+fn what_no_vm_can_have_is_refused() {
+    for (words, expected) in [
+        ("--kernel k --cpus 0", "cpus: 0 is out of range"),
+        ("--kernel k --cpus 256", "'--cpus <N>'"),
+        ("--kernel k --memory 1X", "'1X' is not a size"),
+        ("--kernel k --memory 4K", "memory: 4K is out of range"),
+        ("--kernel k --console maybe", "[possible values: on, off]"),
+        (
+            "--kernel k --stop-timeout 86401",
+            "'--stop-timeout <SECONDS>'",
+        ),
+        ("--kernel k --kernel k", "cannot be used multiple times"),
+        ("--kernel k --disk", "--disk"),
+        ("--kernel k --disk a,redonly", "unknown option 'redonly'"),
+        ("--kernel k --net mac=1", "net: "),
+        ("--kernel k --vsock s,cid=1", "cid"),
+        ("--kernal k", "(perhaps '--kernel')"),
+        ("", "--kernel <FILE>"),
+    ] {
+        let error = boot(words).unwrap_err();
+        assert!(error.contains(expected), "{words}: {error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn errors_point_at_the_right_help() {
+    for (words, help) in [
+        ("", "drupe --help"),
+        ("bot", "drupe --help"),
+        ("boot --what", "drupe boot --help"),
+        ("kernel", "drupe kernel --help"),
+        ("kernel build --what", "drupe kernel build --help"),
+        ("doctor --check all", "drupe --help"),
+    ] {
+        let error = parse_words(words).unwrap_err();
+        assert!(
+            error.ends_with(&format!("see '{help}'")),
+            "{words}: {error}"
+        );
+    }
+}
+
+#[test]
+fn help_is_complete() {
+    for words in ["--help", "boot --help", "doctor --help", "kernel --help"] {
+        match parse_words(words).unwrap() {
+            Parsed::Print(text) => assert!(text.contains("Examples:\n  drupe "), "{text}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    match parse_words("boot --help").unwrap() {
+        Parsed::Print(text) => assert!(text.contains(exit::HELP), "{text}"),
+        other => panic!("{other:?}"),
+    }
+}

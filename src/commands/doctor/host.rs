@@ -1,0 +1,332 @@
+//! The machine apart from KVM: its CPU, kernel, networking and resources.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::PathBuf;
+
+use super::{Check, Status};
+
+/// Bit of `CAP_NET_ADMIN` in a capability set.
+const CAP_NET_ADMIN: u32 = 12;
+/// Less than this and even a small VM pushes something else out, in MiB.
+const LITTLE_MEMORY: u64 = 512;
+/// The pool that `--hugepages` takes from.
+const HUGE_PAGES: &str = "sys/kernel/mm/hugepages/hugepages-2048kB";
+
+/// The machine, read from the files below a root.
+pub struct Host {
+    root: PathBuf,
+}
+
+impl Host {
+    /// The machine that `/` shows, or a made-up one for a test.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Host { root: root.into() }
+    }
+
+    fn read(&self, path: &str) -> Option<String> {
+        fs::read_to_string(self.root.join(path)).ok()
+    }
+
+    fn number(&self, path: &str) -> Option<u64> {
+        self.read(path)?.trim().parse().ok()
+    }
+
+    /// The value of `key` in a file of lines `key: value`.
+    fn field(&self, path: &str, key: &str) -> Option<String> {
+        let text = self.read(path)?;
+        let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+        let (_, value) = lines.find(|(k, _)| k.trim() == key)?;
+        Some(value.trim().to_owned())
+    }
+
+    /// Opens as a VM would; writes nothing.
+    fn open(&self, path: &str, read: bool) -> io::Result<()> {
+        let path = self.root.join(path);
+        let file = OpenOptions::new().read(read).write(true).open(path);
+        file.map(drop)
+    }
+
+    /// Whether the CPU has a flag of `/proc/cpuinfo`.
+    pub fn cpu_flag(&self, flag: &str) -> bool {
+        let flags = self.field("proc/cpuinfo", "flags").unwrap_or_default();
+        flags.split(' ').any(|f| f == flag)
+    }
+
+    /// The CPU.
+    pub fn cpu(&self) -> Check {
+        let model = self.field("proc/cpuinfo", "model name");
+        let model = model.as_deref().unwrap_or("unknown model");
+        let mut extensions = ["vmx", "svm"].into_iter();
+        let extension = extensions.find(|flag| self.cpu_flag(flag));
+        let extension = extension.unwrap_or("shows neither vmx nor svm");
+        let nested = if self.cpu_flag("hypervisor") {
+            "; this machine is a VM itself, so that VMs in it are nested"
+        } else {
+            ""
+        };
+        let arch = std::env::consts::ARCH;
+        Check::ok("cpu", format!("{model}, {arch}, {extension}{nested}"))
+    }
+
+    /// The kernel.
+    pub fn kernel(&self) -> Check {
+        let release = self.read("proc/sys/kernel/osrelease").unwrap_or_default();
+        Check::ok("kernel", format!("Linux {}", release.trim()))
+    }
+
+    /// Everything else.
+    pub fn checks(&self) -> Vec<Check> {
+        vec![
+            self.tun(),
+            self.vhost("vhost-net", "dev/vhost-net", "vhost_net"),
+            self.vhost("vhost-vsock", "dev/vhost-vsock", "vhost_vsock"),
+            self.cgroups(),
+            self.user_namespaces(),
+            self.hugepages(),
+            self.memory(),
+        ]
+    }
+
+    fn tun(&self) -> Check {
+        let warn = |detail: String, fix| Check::bad("tun", Status::Warn, detail, fix);
+        let load = "load the module, as root: modprobe tun";
+        match self.open("dev/net/tun", true) {
+            Ok(()) if self.net_admin() => Check::ok("tun", "/dev/net/tun, and TAPs can be made"),
+            Ok(()) => warn(
+                "/dev/net/tun, but only root can make a TAP".to_owned(),
+                "have root make one for you: ip tuntap add NAME mode tap user USER",
+            ),
+            Err(e) => warn(
+                format!("/dev/net/tun: {e}: no --net"),
+                match e.kind() {
+                    io::ErrorKind::PermissionDenied => "as root: chmod 0666 /dev/net/tun",
+                    _ => load,
+                },
+            ),
+        }
+    }
+
+    fn net_admin(&self) -> bool {
+        let set = self.field("proc/self/status", "CapEff").unwrap_or_default();
+        u64::from_str_radix(&set, 16).is_ok_and(|set| set & 1 << CAP_NET_ADMIN != 0)
+    }
+
+    fn vhost(&self, check: &'static str, path: &str, module: &str) -> Check {
+        let error = match self.open(path, true) {
+            Ok(()) => return Check::ok(check, format!("/{path}")),
+            Err(error) => error,
+        };
+        let fix = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "join the group that owns it, as root: usermod -aG kvm USER".to_owned()
+            }
+            _ => format!("load the module, as root: modprobe {module}"),
+        };
+        let detail = format!("/{path}: {error}; drupe has a device of its own instead");
+        Check::bad(check, Status::Warn, detail, fix)
+    }
+
+    fn cgroups(&self) -> Check {
+        let warn = |detail: &str, fix: &str| Check::bad("cgroups", Status::Warn, detail, fix);
+        let mounts = self.read("proc/self/mounts").unwrap_or_default();
+        let mounted = |kind: &str| {
+            mounts.lines().find_map(|line| {
+                let mut fields = line.split(' ').skip(1);
+                let (place, found) = (fields.next()?, fields.next()?);
+                (found == kind).then_some(place)
+            })
+        };
+        let unified = "boot with systemd.unified_cgroup_hierarchy=1, for version 2 alone";
+        let v2 = match (mounted("cgroup"), mounted("cgroup2")) {
+            (None, None) => return warn("none mounted", "mount them, or start systemd"),
+            (Some(_), None) => return warn("version 1: no limits on VMs", unified),
+            (Some(_), Some(_)) => {
+                return warn("hybrid, versions 1 and 2: no limits on VMs", unified);
+            }
+            (None, Some(v2)) => v2.trim_start_matches('/'),
+        };
+        let own = self.read("proc/self/cgroup").unwrap_or_default();
+        let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
+        let own = format!("{v2}/{}", own.unwrap_or_default());
+        let own = own.trim_end_matches('/');
+        // Opening it for writing is what tells; permission bits do not, for root.
+        let control = format!("{own}/cgroup.subtree_control");
+        if self.open(&control, false).is_err() {
+            return warn(
+                "version 2, not delegated to this user",
+                "start drupe with: systemd-run --user --scope -p Delegate=yes drupe ...",
+            );
+        }
+        let controllers = self.read(&format!("{own}/cgroup.controllers"));
+        let controllers = controllers.unwrap_or_default();
+        let detail = format!("version 2, delegated, controllers: {}", controllers.trim());
+        Check::ok("cgroups", detail)
+    }
+
+    fn user_namespaces(&self) -> Check {
+        let settings = [
+            ("user.max_user_namespaces", 0, 10000, "switched off"),
+            ("kernel.unprivileged_userns_clone", 0, 1, "for root only"),
+            (
+                "kernel.apparmor_restrict_unprivileged_userns",
+                1,
+                0,
+                "restricted by AppArmor",
+            ),
+        ];
+        for (name, bad, good, what) in settings {
+            let path = format!("proc/sys/{}", name.replacen('.', "/", 1));
+            if self.number(&path) == Some(bad) {
+                let detail = format!("{what}: no confinement without root");
+                let fix = format!("as root: sysctl {name}={good}");
+                return Check::bad("user-namespaces", Status::Warn, detail, fix);
+            }
+        }
+        if self.read("proc/sys/user/max_user_namespaces").is_none() {
+            return Check::bad(
+                "user-namespaces",
+                Status::Warn,
+                "the kernel has none: no confinement without root",
+                "use a kernel with CONFIG_USER_NS",
+            );
+        }
+        Check::ok("user-namespaces", "can be made")
+    }
+
+    fn hugepages(&self) -> Check {
+        let warn = |detail: String, fix| Check::bad("hugepages", Status::Warn, detail, fix);
+        let pool = |name: &str| self.number(&format!("{HUGE_PAGES}/{name}"));
+        match (pool("nr_hugepages"), pool("free_hugepages")) {
+            (Some(all), Some(free)) if free > 0 => {
+                let detail = format!("{free} of {all} pages of 2 MiB are free");
+                Check::ok("hugepages", detail)
+            }
+            (Some(all), _) => warn(
+                format!("none of {all} pages of 2 MiB is free: no --hugepages"),
+                "as root, 256 for a VM of 512 MiB: sysctl vm.nr_hugepages=256",
+            ),
+            (None, _) => warn(
+                "the kernel has none of 2 MiB: no --hugepages".to_owned(),
+                "use a kernel with CONFIG_HUGETLBFS",
+            ),
+        }
+    }
+
+    fn memory(&self) -> Check {
+        let mib = |key| {
+            let value = self.field("proc/meminfo", key)?;
+            let kib: u64 = value.strip_suffix("kB")?.trim().parse().ok()?;
+            Some(kib / 1024)
+        };
+        let (Some(all), Some(free)) = (mib("MemTotal"), mib("MemAvailable")) else {
+            return Check::bad(
+                "memory",
+                Status::Warn,
+                "/proc/meminfo does not tell",
+                "mount /proc",
+            );
+        };
+        let detail = format!("{free} MiB of {all} MiB available");
+        if free >= LITTLE_MEMORY {
+            return Check::ok("memory", detail);
+        }
+        let fix = "free some, or give VMs little with --memory";
+        Check::bad("memory", Status::Warn, detail, fix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let host = Host::new(root.path());
+        (root, host)
+    }
+
+    #[test]
+    fn an_empty_machine_gets_a_fix_for_everything() {
+        let (_root, host) = machine(&[]);
+        assert!(host.cpu().detail.starts_with("unknown model"));
+        for check in host.checks() {
+            assert_eq!(check.status, Status::Warn, "{check:?}");
+            assert!(check.fix.is_some(), "{check:?}");
+        }
+    }
+
+    #[test]
+    fn a_machine_with_everything_has_nothing_to_fix() {
+        let pool = |name: &str| format!("{HUGE_PAGES}/{name}");
+        let (_root, host) = machine(&[
+            (
+                "proc/cpuinfo",
+                "model name\t: M\nflags\t\t: fpu svm hypervisor\n",
+            ),
+            (
+                "proc/meminfo",
+                "MemTotal: 2097152 kB\nMemAvailable:  1048576 kB\n",
+            ),
+            ("proc/self/status", "Name: x\nCapEff:\t000001ffffffffff\n"),
+            ("proc/self/mounts", "cg /sys/fs/cgroup cgroup2 rw 0 0\n"),
+            ("proc/self/cgroup", "0::/user/a\n"),
+            ("sys/fs/cgroup/user/a/cgroup.controllers", "cpu memory\n"),
+            ("sys/fs/cgroup/user/a/cgroup.subtree_control", ""),
+            ("proc/sys/user/max_user_namespaces", "100\n"),
+            (&pool("nr_hugepages"), "4\n"),
+            (&pool("free_hugepages"), "3\n"),
+            ("dev/net/tun", ""),
+            ("dev/vhost-net", ""),
+            ("dev/vhost-vsock", ""),
+        ]);
+        let cpu = host.cpu().detail;
+        assert!(cpu.starts_with("M, ") && cpu.contains(", svm; this"));
+        let checks = host.checks();
+        for check in &checks {
+            assert_eq!(check.status, Status::Ok, "{check:?}");
+        }
+        let has = |text: &str| checks.iter().any(|c| c.detail.ends_with(text));
+        assert!(has("1024 MiB of 2048 MiB available"));
+        assert!(has("controllers: cpu memory"));
+    }
+
+    #[test]
+    fn cgroups_are_told_apart() {
+        let v1 = "cg /sys/fs/cgroup/cpu cgroup rw 0 0\n";
+        let v2 = "cg2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        for (mounts, expected) in [
+            (String::new(), "none mounted"),
+            (v1.to_owned(), "version 1:"),
+            (format!("{v1}{v2}"), "hybrid"),
+            (v2.to_owned(), "version 2, not delegated"),
+        ] {
+            let (_root, host) = machine(&[("proc/self/mounts", &mounts)]);
+            let check = host.cgroups();
+            assert!(check.detail.starts_with(expected), "{}", check.detail);
+        }
+    }
+
+    #[test]
+    fn each_setting_against_namespaces_is_named() {
+        let on = ("proc/sys/user/max_user_namespaces", "9\n");
+        for (files, expected) in [
+            (
+                vec![("proc/sys/user/max_user_namespaces", "0\n")],
+                "user.max_user_namespaces=10000",
+            ),
+            (
+                vec![on, ("proc/sys/kernel/unprivileged_userns_clone", "0")],
+                "kernel.unprivileged_userns_clone=1",
+            ),
+        ] {
+            let (_root, host) = machine(&files);
+            assert!(host.user_namespaces().fix.unwrap().ends_with(expected));
+        }
+    }
+}

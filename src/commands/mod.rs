@@ -1,0 +1,88 @@
+//! One module for each command. A command prints its results on standard output
+//! and hands its error back.
+
+mod boot;
+mod doctor;
+mod kernel;
+
+use std::error::Error;
+use std::io;
+
+use crate::cli::{CliError, Command};
+use crate::exit::Exit;
+use crate::kernels::KernelsError;
+use crate::output;
+
+/// An error, and the status that drupe exits with for it.
+#[derive(Debug)]
+pub struct Failure {
+    /// The status.
+    pub exit: Exit,
+    /// What to print.
+    pub error: Box<dyn Error>,
+    /// The causes are printed too, verbose or not: without them the error
+    /// explains nothing.
+    pub explain: bool,
+}
+
+impl Failure {
+    /// Something went wrong on this machine.
+    pub fn runtime(error: impl Error + 'static) -> Self {
+        Failure {
+            exit: Exit::Error,
+            error: Box::new(error),
+            explain: false,
+        }
+    }
+}
+
+impl From<CliError> for Failure {
+    fn from(error: CliError) -> Self {
+        Failure {
+            exit: Exit::Usage,
+            error: Box::new(error),
+            explain: false,
+        }
+    }
+}
+
+impl From<KernelsError> for Failure {
+    fn from(error: KernelsError) -> Self {
+        let exit = match error {
+            KernelsError::NoStore | KernelsError::Unknown(_) => Exit::Usage,
+            KernelsError::Read { .. } => Exit::Error,
+        };
+        Failure {
+            exit,
+            error: Box::new(error),
+            explain: false,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("standard output: {0}: give it room or another place")]
+struct PrintError(#[source] io::Error);
+
+/// Runs a command.
+///
+/// # Errors
+/// The command's.
+pub fn run(command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Boot(args) => boot::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Kernel(args) => kernel::run(args.command),
+    }
+}
+
+/// Prints a command's result.
+///
+/// # Errors
+/// When standard output takes no more, for another reason than that its reader
+/// has gone away.
+pub fn print(text: &str) -> Result<Exit, Failure> {
+    output::print(text)
+        .map(|()| Exit::Success)
+        .map_err(|e| Failure::runtime(PrintError(e)))
+}

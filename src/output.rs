@@ -1,0 +1,60 @@
+//! What drupe prints, safe for a terminal and for a pipe that closes early.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind, Write};
+
+use crate::terminal;
+
+/// Prints `text` on standard output. A reader that has gone away is no error.
+///
+/// # Errors
+/// Any other failure to write, as on a full disk.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+/// Prints an error on standard error: one line, and with `verbose` its causes,
+/// which may be of several lines.
+pub fn print_error(error: &(dyn Error + 'static), verbose: bool) {
+    let end = terminal::line_end();
+    let mut text = format!("drupe: {}{end}", one_line(&error.to_string()));
+    let mut cause = error.source().filter(|_| verbose);
+    while let Some(error) = cause {
+        for line in error.to_string().lines() {
+            let _ = write!(text, "drupe:   because: {}{end}", one_line(line));
+        }
+        cause = error.source();
+    }
+    // There is no other place to report a failure of standard error.
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// `text` with every control character escaped: it came from a file name, a
+/// config file or a guest, and must neither break the line nor the terminal.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.trim_end().chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_breaks_the_line() {
+        assert_eq!(one_line("a\nb\r\x07é\n"), "a\\nb\\r\\u{7}é");
+        assert_eq!(one_line("\u{9b}2J"), "\\u{9b}2J");
+    }
+}
