@@ -1,0 +1,24 @@
+//! Real guests on a real `/dev/kvm`, through the program as a user runs it: one
+//! file per capability.
+//!
+//! `tests/run-e2e` prepares the kernels and the root disk, says where they are
+//! in the environment, and runs this where there is a KVM that can run Linux.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on should stop and say where"
+)]
+
+mod guest;
+
+mod boot;
+mod console;
+mod disk;
+mod ending;
+mod net;
+mod refusal;
+mod size;
+mod systemd;
+mod vsock;
