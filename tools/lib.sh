@@ -20,14 +20,25 @@ prepare_guests() {
   export DRUPE_E2E_STOCK DRUPE_E2E_TUNED DRUPE_E2E_ROOTFS
 }
 
-# Runs a command as root where there is a KVM that can run Linux, and says where.
-# LAB_ARGS go to the lab.
-on_kvm() {
-  if [ "$(id -u)" = 0 ] && target/release/drupe doctor --check kvm >/dev/null 2>&1; then
+# True where this host's KVM can run Linux and this user may make network
+# interfaces; says where things will run.
+fit_kvm() {
+  local why
+  if [ "$(id -u)" != 0 ]; then
+    why="not root"
+  elif why=$(target/release/drupe doctor --check kvm 2>&1); then
     say "running on this host's KVM"
+    return
+  fi
+  say "running in the KVM lab: ${why%%$'\n'*}"
+  return 1
+}
+
+# Runs a command where there is a KVM that can run Linux. LAB_ARGS go to the lab.
+on_kvm() {
+  if fit_kvm; then
     "$@"
   else
-    say "running in the KVM lab: $(target/release/drupe doctor --check kvm 2>&1 | head -n 1)"
     # shellcheck disable=SC2086
     tests/lab/kvm-lab ${LAB_ARGS:-} -- "$@"
   fi
