@@ -12,7 +12,7 @@ prepare_guests() {
   say "stock kernel"
   DRUPE_E2E_STOCK=$(guest-images/kernel/fetch)
   if [ "${1:-}" != stock-only ]; then
-    say "tuned kernel (a quarter of an hour on 2 cores, the first time)"
+    say "tuned kernel (some ten minutes on 2 cores, the first time)"
     DRUPE_E2E_TUNED=$(guest-images/kernel/build)
   fi
   say "Debian root disk"
