@@ -102,6 +102,9 @@ pub struct BootArgs {
     /// Back guest memory with 2 MiB pages from the host's pool
     #[arg(long)]
     pub hugepages: bool,
+    /// Let the guest run virtual machines of its own, where the host's KVM can
+    #[arg(long)]
+    pub nested: bool,
     /// How long the guest may take to power itself off when drupe is told to
     /// stop, before it is stopped by force
     #[arg(long, value_name = "SECONDS", default_value_t = 10,
@@ -367,6 +370,7 @@ pub fn config(args: &BootArgs) -> Result<VmConfig, CliError> {
         config.vsock.clone_from(&args.vsock);
     }
     config.hugepages |= args.hugepages;
+    config.nested |= args.nested;
     config.validate()?;
     Ok(config)
 }

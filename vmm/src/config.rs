@@ -162,6 +162,9 @@ pub struct VmConfig {
     /// Back guest memory with 2 MiB pages from the host's pool.
     #[serde(default)]
     pub hugepages: bool,
+    /// Let the guest run guests of its own, where the host's KVM can.
+    #[serde(default)]
+    pub nested: bool,
     /// The console.
     #[serde(default)]
     pub console: Console,
@@ -195,6 +198,7 @@ impl VmConfig {
             cpus: default_cpus(),
             memory: default_memory(),
             hugepages: false,
+            nested: false,
             console: Console::default(),
             disks: Vec::new(),
             nets: Vec::new(),

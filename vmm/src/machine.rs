@@ -89,7 +89,7 @@ impl Machine {
 
         arch::write_tables(&mem, config.cpus, &slots)?;
         let entry = arch::load(&mem, config)?;
-        let template = arch::CpuTemplate::new(&kvm, config.cpus)?;
+        let template = arch::CpuTemplate::new(&kvm, config.cpus, config.nested)?;
         let mut fds = Vec::new();
         for id in 0..config.cpus {
             let fd = vm

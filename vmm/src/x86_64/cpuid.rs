@@ -8,6 +8,19 @@ use kvm_ioctls::{Cap, Kvm};
 
 use crate::error::{Error, KvmStep};
 
+/// Takes VMX and SVM from a guest that shall not run guests of its own: nested
+/// virtualization is a large part of KVM to show to code that nobody trusts.
+fn hide_virtualization(entries: &mut Vec<kvm_cpuid_entry2>) {
+    entries.retain(|e| e.function != 0x8000_000a);
+    for e in entries {
+        match e.function {
+            1 => set_bit(&mut e.ecx, 5, false),
+            0x8000_0001 => set_bit(&mut e.ecx, 2, false),
+            _ => {}
+        }
+    }
+}
+
 /// The vCPUs' common CPUID.
 pub(super) struct Template {
     entries: Vec<kvm_cpuid_entry2>,
@@ -15,16 +28,16 @@ pub(super) struct Template {
 }
 
 impl Template {
-    pub(super) fn new(kvm: &Kvm, cpus: u8) -> Result<Self, Error> {
+    pub(super) fn new(kvm: &Kvm, cpus: u8, nested: bool) -> Result<Self, Error> {
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(|e| Error::kvm(KvmStep::Cpuid, e))?;
         let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
-        Ok(Self::from_supported(
-            supported.as_slice(),
-            cpus,
-            tsc_deadline,
-        ))
+        let mut template = Self::from_supported(supported.as_slice(), cpus, tsc_deadline);
+        if !nested {
+            hide_virtualization(&mut template.entries);
+        }
+        Ok(template)
     }
 
     fn from_supported(supported: &[kvm_cpuid_entry2], cpus: u8, tsc_deadline: bool) -> Self {
@@ -141,6 +154,15 @@ mod tests {
             .iter()
             .find(|e| e.function == function && e.index == index)
             .unwrap()
+    }
+
+    #[test]
+    fn guests_of_guests_are_for_those_who_ask() {
+        let mut entries = vec![leaf(1, 0), leaf(0x8000_0001, 0), leaf(0x8000_000a, 0)];
+        entries.iter_mut().for_each(|e| e.ecx = 0x27);
+        hide_virtualization(&mut entries);
+        let left: Vec<_> = entries.iter().map(|e| (e.function, e.ecx)).collect();
+        assert_eq!(left, [(1, 0x07), (0x8000_0001, 0x23)]);
     }
 
     #[test]

@@ -74,8 +74,8 @@ pub(crate) struct CpuTemplate(cpuid::Template);
 
 impl CpuTemplate {
     /// Asks KVM what the CPU can be.
-    pub(crate) fn new(kvm: &Kvm, cpus: u8) -> Result<Self, Error> {
-        Ok(CpuTemplate(cpuid::Template::new(kvm, cpus)?))
+    pub(crate) fn new(kvm: &Kvm, cpus: u8, nested: bool) -> Result<Self, Error> {
+        Ok(CpuTemplate(cpuid::Template::new(kvm, cpus, nested)?))
     }
 
     /// Gives vCPU `id` the state that it starts with; `entry` is the boot CPU's.

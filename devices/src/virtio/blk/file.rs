@@ -125,6 +125,13 @@ impl FileDisk {
                 _ => DiskError::TooSmall { path, size },
             });
         }
+        if !size.is_multiple_of(SECTOR_SIZE) {
+            log::warn!(
+                "disk '{}' has {size} bytes: the guest does not see the last {}, a part of a sector of {SECTOR_SIZE}",
+                path.display(),
+                size % SECTOR_SIZE
+            );
+        }
         let mut disk = FileDisk {
             file,
             size,
