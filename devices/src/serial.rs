@@ -20,6 +20,10 @@ use crate::virtio::IrqLine;
 pub const PORTS: u64 = 8;
 /// Offset of the transmit holding register.
 pub const TRANSMIT: u64 = 0;
+/// Offset of the modem control register, and its bit for loop mode, in which the
+/// port takes no input from outside.
+const MODEM_CONTROL: u64 = 4;
+const LOOP: u8 = 1 << 4;
 
 /// Interrupts that the registers ask for while one access or a batch of them is
 /// carried out.
@@ -68,17 +72,23 @@ pub struct Serial {
     uart: Uart<Wanted, RoomForInput, Collected>,
     wanted: Wanted,
     irq: Arc<dyn IrqLine>,
+    room: Arc<EventFd>,
 }
 
 impl Serial {
     /// A port that interrupts through `irq` and writes to `room` each time the
-    /// guest has read all its input.
+    /// guest has read all its input, or has left loop mode.
     pub fn new(irq: Arc<dyn IrqLine>, room: Arc<EventFd>) -> Self {
         let wanted = Wanted::default();
         Serial {
-            uart: Uart::with_events(wanted.clone(), RoomForInput(room), Collected::default()),
+            uart: Uart::with_events(
+                wanted.clone(),
+                RoomForInput(room.clone()),
+                Collected::default(),
+            ),
             wanted,
             irq,
+            room,
         }
     }
 
@@ -126,6 +136,10 @@ impl BusDevice for Serial {
     fn write(&mut self, offset: u64, data: &[u8]) {
         if let (&[byte], true) = (data, offset < PORTS) {
             let _ = self.uart.write(offset as u8, byte);
+            if offset == MODEM_CONTROL && byte & LOOP == 0 {
+                // As in `in_buffer_empty`.
+                let _ = self.room.write(1);
+            }
         }
         self.interrupt();
     }
@@ -172,6 +186,17 @@ mod tests {
             assert_eq!(byte, [b'x']);
         }
         assert!(room.read().is_ok());
+    }
+
+    #[test]
+    fn input_that_came_in_loop_mode_is_asked_for_after_it() {
+        let (mut port, _, room) = port();
+        port.write(MODEM_CONTROL, &[LOOP]);
+        assert_eq!(port.type_input(b"early"), 0);
+        assert!(room.read().is_err());
+        port.write(MODEM_CONTROL, &[0]);
+        assert!(room.read().is_ok());
+        assert_eq!(port.type_input(b"early"), 5);
     }
 
     #[test]
