@@ -4,7 +4,7 @@ use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use libc::{FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE};
 use thiserror::Error;
@@ -75,9 +75,10 @@ pub struct FileDisk {
     block_size: u32,
     block_device: bool,
     discard_granularity: Option<u32>,
-    /// The error number of the first flush that failed, or zero. Linux reports a
-    /// lost write once and then forgets it, so no later flush may succeed.
-    lost_writes: AtomicI32,
+    /// The error number of the first flush that failed. Linux reports a lost
+    /// write once and then forgets it, so no later flush may succeed. Held during a
+    /// flush: another queue's must not succeed before this one has noted its error.
+    lost_writes: Mutex<Option<i32>>,
 }
 
 impl FileDisk {
@@ -138,7 +139,7 @@ impl FileDisk {
             block_size: SECTOR_SIZE as u32,
             block_device: kind.is_block_device(),
             discard_granularity: None,
-            lost_writes: AtomicI32::new(0),
+            lost_writes: Mutex::new(None),
         };
         if disk.block_device {
             disk.block_size =
@@ -175,6 +176,19 @@ impl FileDisk {
         let mode = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
         sys_io::fallocate(&self.file, mode, offset, len)
     }
+    fn flush_with(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let lost = self.lost_writes.lock();
+        let mut lost = lost.unwrap_or_else(PoisonError::into_inner);
+        if lost.is_none() {
+            *lost = match sync() {
+                Ok(()) => return Ok(()),
+                Err(e) => Some(e.raw_os_error().unwrap_or(libc::EIO)),
+            };
+        }
+        let number = lost.unwrap_or(libc::EIO);
+        Err(io::Error::from_raw_os_error(number))
+    }
+
 
     fn write_zero_bytes(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
         while len > 0 {
@@ -209,15 +223,7 @@ impl DiskBackend for FileDisk {
     }
 
     fn flush(&self) -> io::Result<()> {
-        let result = self.file.sync_data();
-        if let Err(e) = &result {
-            let number = e.raw_os_error().unwrap_or(libc::EIO);
-            self.lost_writes.store(number, Ordering::SeqCst);
-        }
-        match self.lost_writes.load(Ordering::SeqCst) {
-            0 => result,
-            number => Err(io::Error::from_raw_os_error(number)),
-        }
+        self.flush_with(|| self.file.sync_data())
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
@@ -436,8 +442,30 @@ mod tests {
         let file = file_of(512);
         let disk = FileDisk::open(file.path(), false).unwrap();
         disk.flush().unwrap();
-        disk.lost_writes.store(libc::EIO, Ordering::SeqCst);
-        let e = disk.flush().unwrap_err();
-        assert_eq!(e.raw_os_error(), Some(libc::EIO));
+        let lost = || Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        for flush in [disk.flush_with(lost), disk.flush()] {
+            assert_eq!(flush.unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+        }
+    }
+
+    /// The kernel tells the first of two flushes of a lost write, and the second,
+    /// which may be another queue's, that all is well.
+    #[test]
+    fn a_flush_beside_a_failing_one_fails_too() {
+        let file = file_of(512);
+        let disk = FileDisk::open(file.path(), false).unwrap();
+        let (begun, begins) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| {
+                disk.flush_with(|| {
+                    begun.send(()).unwrap();
+                    std::thread::sleep(std::time::Duration::from_millis(100));
+                    Err(io::Error::from_raw_os_error(libc::EIO))
+                })
+            });
+            begins.recv().unwrap();
+            assert!(disk.flush_with(|| Ok(())).is_err());
+            assert!(first.join().unwrap().is_err());
+        });
     }
 }
