@@ -52,8 +52,11 @@ pub enum DiskError {
         size: u64,
     },
     /// The lock is taken.
-    #[error("disk '{}' is in use by another VM; stop that VM, or give the disk to both with 'readonly'", .0.display())]
+    #[error("disk '{}' is in use by another VM, or given twice to this one; stop that VM, or give the disk to both with 'readonly'", .0.display())]
     InUse(PathBuf),
+    /// The host uses the block device itself.
+    #[error("disk '{}' is mounted or otherwise in use on this host; unmount it, or add 'readonly'", .0.display())]
+    Mounted(PathBuf),
     /// Anything else that the host refuses.
     #[error("disk '{}': cannot {what}: {source}", .path.display())]
     Io {
@@ -97,10 +100,16 @@ impl FileDisk {
             .metadata()
             .map_err(|e| open_error(path, readonly, e, "find it"))?;
         check_kind(path, metadata.file_type())?;
+        // For a block device, without O_CREAT: not while it is mounted, swapped
+        // to, or part of another device (open(2)).
+        let exclusive = match metadata.file_type().is_block_device() && !readonly {
+            true => libc::O_EXCL,
+            false => 0,
+        };
         let file = OpenOptions::new()
             .read(true)
             .write(!readonly)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | exclusive)
             .open(path)
             .map_err(|e| open_error(path, readonly, e, "open it"))?;
         let kind = file.metadata().map_err(io("examine it"))?.file_type();
@@ -167,15 +176,6 @@ impl FileDisk {
         Some(FILE_GRANULARITY)
     }
 
-    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
-        let mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-        sys_io::fallocate(&self.file, mode, offset, len)
-    }
-
-    fn zero_range(&self, offset: u64, len: u64) -> io::Result<()> {
-        let mode = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
-        sys_io::fallocate(&self.file, mode, offset, len)
-    }
     fn flush_with(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let lost = self.lost_writes.lock();
         let mut lost = lost.unwrap_or_else(PoisonError::into_inner);
@@ -189,6 +189,15 @@ impl FileDisk {
         Err(io::Error::from_raw_os_error(number))
     }
 
+    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        let mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+        sys_io::fallocate(&self.file, mode, offset, len)
+    }
+
+    fn zero_range(&self, offset: u64, len: u64) -> io::Result<()> {
+        let mode = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
+        sys_io::fallocate(&self.file, mode, offset, len)
+    }
 
     fn write_zero_bytes(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
         while len > 0 {
@@ -292,6 +301,7 @@ fn open_error(path: &Path, readonly: bool, source: io::Error, what: &'static str
     let path = path.to_owned();
     match source.raw_os_error() {
         Some(libc::ENOENT | libc::ENOTDIR) => DiskError::Missing(path),
+        Some(libc::EBUSY) if !readonly => DiskError::Mounted(path),
         Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
             if !readonly && File::open(&path).is_ok() {
                 DiskError::NotWritable(path)
@@ -346,6 +356,7 @@ mod tests {
         assert!(refused(file.path(), false, libc::EROFS).contains("add 'readonly'"));
         assert!(refused(file.path(), true, libc::EACCES).contains("may read it"));
         assert!(refused(Path::new("/none"), false, libc::EACCES).contains("may read it"));
+        assert!(refused(file.path(), false, libc::EBUSY).contains("unmount it, or add"));
         assert!(refused(file.path(), false, libc::ETXTBSY).contains("cannot open it: "));
     }
 
@@ -410,7 +421,13 @@ mod tests {
     #[ignore = "needs root and a scratch block device"]
     fn a_block_device_is_a_disk() {
         let path = PathBuf::from(std::env::var_os("DRUPE_TEST_BLOCK_DEVICE").unwrap());
+        let mut claim = OpenOptions::new();
+        claim.read(true).custom_flags(libc::O_EXCL);
+        let claimed = claim.open(&path).unwrap();
+        assert!(message(&path, false).contains("is mounted or otherwise in use"));
+        drop(claimed);
         let disk = FileDisk::open(&path, false).unwrap();
+        assert!(claim.open(&path).is_err(), "nobody can mount it now");
         assert!(message(&path, true).contains("is in use by another VM"));
         let block = u64::from(disk.block_size());
         assert!(disk.size() >= 1 << 20 && disk.size().is_multiple_of(block));
