@@ -1,14 +1,15 @@
 //! The Unix socket that host programs connect to, and its file.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use super::VsockError;
 use super::sock;
+use crate::sys_io;
 
 /// A listening socket, whose file goes with it.
 #[derive(Debug)]
@@ -21,7 +22,8 @@ pub struct Listener {
 
 impl Listener {
     /// Listens at `path`. A socket there that nobody listens on, left by a VM
-    /// that was killed, is replaced.
+    /// that was killed, is replaced: under a lock, for of two VMs that find it at
+    /// the same time the second would replace the first one's.
     ///
     /// # Errors
     /// When somebody listens there, when the path is another kind of file, and
@@ -30,6 +32,14 @@ impl Listener {
         let bind = |source| VsockError::Bind {
             path: path.to_owned(),
             source,
+        };
+        let _lock = match Lock::take(path).map_err(bind)? {
+            Some(lock) => lock,
+            None => {
+                return Err(VsockError::InUse {
+                    path: path.to_owned(),
+                });
+            }
         };
         match fs::symlink_metadata(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -91,6 +101,48 @@ impl Drop for Listener {
             // Nobody is left to tell of an error; the next VM replaces the file.
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// The lock file `PATH.lock`, there while a VM takes its place at `PATH`.
+struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock; none while another VM has it.
+    fn take(socket: &Path) -> io::Result<Option<Self>> {
+        let mut path = socket.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        loop {
+            let file = File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+                .open(&path)?;
+            match sys_io::try_lock(&file, true) {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                // Some network file systems have no locks.
+                Err(_) => return Ok(Some(Lock { path, _file: file })),
+            }
+            // Its last owner may have removed it between the two calls.
+            let metadata = file.metadata()?;
+            if identity(&path) == Some((metadata.dev(), metadata.ino())) {
+                return Ok(Some(Lock { path, _file: file }));
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While it is still locked. One that stays is taken by the next VM.
+        let _ = fs::remove_file(&self.path);
     }
 }
 
