@@ -41,8 +41,8 @@ impl VsockSpec {
     /// Checks what can be checked without opening anything.
     ///
     /// # Errors
-    /// When the path is empty, too long for a Unix socket or holds a NUL, or
-    /// the CID is reserved.
+    /// When the path is empty, too long for a Unix socket, holds a NUL or is that
+    /// of another VM's port, or the CID is reserved.
     pub fn validate(&self) -> Result<(), SpecError> {
         let bad = |option: &str, why: String| SpecError::Value {
             device: DEVICE,
@@ -60,6 +60,17 @@ impl VsockSpec {
             let why = format!(
                 "{} bytes are too long for a Unix socket and its ports; use at most {MAX_PATH}",
                 path.len()
+            );
+            return Err(bad("path", why));
+        }
+        let name = path
+            .rsplit(|b| *b == b'_')
+            .next()
+            .filter(|n| n.len() < path.len());
+        if let Some(port) = name.filter(|n| !n.is_empty() && n.iter().all(u8::is_ascii_digit)) {
+            let why = format!(
+                "it ends in '_{}', which is where another VM's guest finds that port of the host; choose a name like 'vm.sock'",
+                String::from_utf8_lossy(port)
             );
             return Err(bad("path", why));
         }
@@ -120,4 +131,11 @@ mod tests {
         }
         assert!("a,port=1".parse::<VsockSpec>().is_err());
     }
+        for path in ["/run/vm_2", "_0", "a_b_4294967295"] {
+            let e = path.parse::<VsockSpec>().unwrap_err();
+            assert!(e.to_string().contains("another VM's guest"), "{e}");
+        }
+        for path in ["vm_2.sock", "a_", "2", "/run_2/vm", "vm2", "vm_2b"] {
+            path.parse::<VsockSpec>().unwrap();
+        }
 }
