@@ -4,8 +4,9 @@
 //! directory. The scripts that fill it find it in the same way.
 
 use std::env;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,8 @@ use vmm::config::VmConfig;
 
 /// The description of a kernel in the store.
 const DESCRIPTION: &str = "kernel.json";
+/// The largest description that is read, in bytes; real ones have some hundred.
+const MAX_DESCRIPTION_SIZE: u64 = 1 << 20;
 
 /// What can be wrong with the store.
 #[derive(Debug, Error)]
@@ -108,7 +111,7 @@ pub fn list(store: &Path) -> Result<Vec<Kernel>, KernelsError> {
 
 fn read(store: &Path, name: &str) -> Result<Kernel, String> {
     let directory = store.join(name);
-    let text = fs::read_to_string(directory.join(DESCRIPTION))
+    let text = read_description(&directory.join(DESCRIPTION))
         .map_err(|e| format!("{DESCRIPTION}: {e}"))?;
     let description: Description =
         serde_json::from_str(&text).map_err(|e| format!("{DESCRIPTION}: {e}"))?;
@@ -127,6 +130,24 @@ fn read(store: &Path, name: &str) -> Result<Kernel, String> {
         path: file(&description.kernel)?,
         initrd: description.initrd.as_deref().map(file).transpose()?,
     })
+}
+
+/// Reads a file that may be anything: a pipe would be waited for, and a device
+/// might never end.
+fn read_description(path: &Path) -> io::Result<String> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() > MAX_DESCRIPTION_SIZE {
+        return Err(io::Error::other(
+            "not a regular file of a description's size",
+        ));
+    }
+    let mut text = String::new();
+    file.take(MAX_DESCRIPTION_SIZE).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// True for a name without any directory.
@@ -188,6 +209,15 @@ mod tests {
         entry(store.path(), "broken", "{");
         entry(store.path(), ".work", &json("null", "kernel"));
         fs::write(store.path().join("file"), "").unwrap();
+        for name in ["endless", "pipe"] {
+            fs::create_dir(store.path().join(name)).unwrap();
+        }
+        let description = |name: &str| store.path().join(name).join(DESCRIPTION);
+        std::os::unix::fs::symlink("/dev/zero", description("endless")).unwrap();
+        let pipe = std::process::Command::new("mkfifo")
+            .arg(description("pipe"))
+            .status();
+        assert!(pipe.unwrap().success());
         let kernels = list(store.path()).unwrap();
         let names: Vec<&str> = kernels.iter().map(|k| k.name.as_str()).collect();
         assert_eq!(names, ["a", "b"]);

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use devices::GuestMemory;
@@ -31,6 +31,10 @@ const ENTRY_64: u64 = 0x200;
 /// kernel can map early.
 const INITRD_MAX: u64 = 0x7fff_ffff;
 const PAGE: u64 = 4096;
+/// The most `PT_NOTE` segments of a kernel, and bytes in each: real ones have one
+/// or two of some hundred bytes, and `linux-loader` reads them note by note.
+const MAX_NOTE_SEGMENTS: usize = 16;
+const MAX_NOTES_SIZE: u64 = 64 << 10;
 
 /// The initrd in guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,6 +192,7 @@ impl Image {
     /// ELF-64 for x86-64 whose segments lie inside the file (ELF gABI, chapter 5).
     fn elf(file: &File, len: u64, start: &[u8]) -> Result<Self, String> {
         const PT_LOAD: u32 = 1;
+        const PT_NOTE: u32 = 4;
         const EM_X86_64: u16 = 62;
         const PROGRAM_HEADER: usize = 56;
         let head: &[u8; 64] = start.first_chunk().ok_or_else(|| truncated("ELF header"))?;
@@ -206,6 +211,7 @@ impl Image {
         file.read_exact_at(&mut table, table_at)
             .map_err(|_| truncated("program headers"))?;
         let mut end = 0;
+        let mut notes = 0;
         for header in table.chunks_exact(PROGRAM_HEADER) {
             let kind = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
             let (offset, physical) = (u64_at(header, 8), u64_at(header, 24));
@@ -215,6 +221,12 @@ impl Image {
                 .is_none_or(|segment_end| segment_end > len)
             {
                 return Err(truncated("a segment's bytes"));
+            }
+            if kind == PT_NOTE {
+                notes += 1;
+                if in_file > MAX_NOTES_SIZE || notes > MAX_NOTE_SEGMENTS {
+                    return Err("has more notes than a kernel has: give the vmlinux itself".into());
+                }
             }
             // A segment larger in the file than in memory breaks the rules, and is
             // loaded all the same.
@@ -310,7 +322,12 @@ fn low_memory_end(mem: &GuestMemory) -> u64 {
 }
 
 fn open(what: &'static str, path: &Path) -> Result<File, Error> {
-    let file = File::open(path).map_err(|e| file_error(what, path, e))?;
+    // A pipe would otherwise be waited for, and a terminal become drupe's own.
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(|e| file_error(what, path, e))?;
     let kind = file.metadata().map_err(|e| file_error(what, path, e))?;
     if !kind.is_file() {
         let source = std::io::Error::other("not a regular file");

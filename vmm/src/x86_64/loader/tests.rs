@@ -236,3 +236,28 @@ proptest::proptest! {
         let _ = try_load(&image, |_| ());
     }
 }
+
+#[test]
+fn what_is_no_regular_file_is_refused_without_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let config = VmConfig::new(&pipe);
+    let error = load(&memory(16), &config).unwrap_err().to_string();
+    assert!(error.contains("not a regular file: give"), "{error}");
+    let error = try_load(&elf(b"\xf4", false), |c| c.initrd = Some(pipe)).unwrap_err();
+    assert!(error.to_string().contains("not a regular file"), "{error}");
+}
+
+#[test]
+fn notes_without_end_are_refused() {
+    // The note's header is the second: its size in the file is 32 bytes in.
+    const NOTE_SIZE: usize = 64 + 56 + 32;
+    let mut kernel = elf(b"\xf4", true);
+    assert!(try_load(&kernel, |_| ()).is_ok());
+    kernel[NOTE_SIZE..NOTE_SIZE + 8].copy_from_slice(&(MAX_NOTES_SIZE + 1).to_le_bytes());
+    kernel.resize(kernel.len() + 2 * MAX_NOTES_SIZE as usize, 0);
+    let error = try_load(&kernel, |_| ()).unwrap_err().to_string();
+    assert!(error.contains("more notes than"), "{error}");
+}
