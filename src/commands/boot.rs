@@ -45,7 +45,7 @@ pub fn run(args: &BootArgs) -> Result<Exit, Failure> {
         true => console().map_err(|e| Failure::runtime(ConsoleError(e)))?,
         false => ConsoleIo::default(),
     };
-    let machine = Machine::new(&config, io).map_err(Failure::runtime)?;
+    let machine = Machine::with_stop_signals(&config, io).map_err(Failure::runtime)?;
     // Not before the machine is there: until then Ctrl-C is the user's.
     let guard = match interactive {
         true => Some(Guard::enter(libc::STDIN_FILENO)),

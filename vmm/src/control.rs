@@ -16,7 +16,7 @@ use crate::signals::StopSignals;
 
 /// Stop signals on the event loop.
 pub(crate) struct StopEvents {
-    signals: StopSignals,
+    signals: Arc<StopSignals>,
     power: Arc<Mutex<AcpiPower>>,
     timeout: Duration,
     timer: TimerFd,
@@ -29,7 +29,7 @@ impl StopEvents {
     const TIMEOUT: u32 = 1;
 
     pub(crate) fn new(
-        signals: StopSignals,
+        signals: Arc<StopSignals>,
         power: Arc<Mutex<AcpiPower>>,
         timeout: Duration,
         ending: Arc<Ending>,
@@ -69,7 +69,7 @@ impl MutEventSubscriber for StopEvents {
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        let signals = Events::with_data(&self.signals, Self::SIGNAL, EventSet::IN);
+        let signals = Events::with_data(self.signals.as_ref(), Self::SIGNAL, EventSet::IN);
         let timer = Events::with_data(&self.timer, Self::TIMEOUT, EventSet::IN);
         for events in [signals, timer] {
             if let Err(e) = ops.add(events) {

@@ -44,22 +44,49 @@ pub struct Machine {
     devices: Vec<SharedDevice>,
     power: Arc<Mutex<AcpiPower>>,
     end_event: EventFd,
-    // Last: KVM lets go of guest memory only after the vCPUs are gone.
+    // KVM lets go of guest memory only after the vCPUs are gone.
     _vm: VmFd,
+    // Last: a signal that came while sockets are removed would leave them.
+    stop: Option<Arc<StopSignals>>,
 }
 
 impl Machine {
-    /// Builds the VM that `config` describes.
+    /// Builds the VM that `config` describes. Of the process's signals it changes
+    /// one: `SIGXFSZ` is ignored from here on, so that a write past `RLIMIT_FSIZE`
+    /// is the guest's I/O error.
     ///
     /// # Errors
     /// When something of it is not to be had; nothing is left behind then.
     pub fn new(config: &VmConfig, io: ConsoleIo) -> Result<Self, Error> {
+        Self::build(config, io, false)
+    }
+
+    /// As [`Machine::new`], and the process's stop signals are the VM's: see
+    /// [`Machine::run`]. They are blocked from the moment on at which there is
+    /// something to leave behind; those that are ignored now stay so.
+    ///
+    /// # Errors
+    /// Those of [`Machine::new`].
+    pub fn with_stop_signals(config: &VmConfig, io: ConsoleIo) -> Result<Self, Error> {
+        Self::build(config, io, true)
+    }
+
+    fn build(config: &VmConfig, io: ConsoleIo, stop_signals: bool) -> Result<Self, Error> {
         config.validate()?;
-        let devices = virtio::open_devices(config)?;
+        signals::ignore_file_size_signal();
         let kvm = open_kvm()?;
+        // What takes long comes first, and what leaves files behind after it.
+        let mem = memory::allocate(config.memory, config.hugepages)?;
+        let entry = arch::load(&mem, config)?;
+        let stop = match stop_signals {
+            true => Some(Arc::new(
+                StopSignals::new().map_err(Error::host("watch signals"))?,
+            )),
+            false => None,
+        };
+        let devices = virtio::open_devices(config)?;
         let vm = create_vm(&kvm)?;
         arch::prepare_vm(&vm)?;
-        let mem = memory::allocate(config.memory, config.hugepages)?;
         memory::register(&vm, &mem)?;
 
         let end_event = eventfd()?;
@@ -88,7 +115,6 @@ impl Machine {
         } = builder;
 
         arch::write_tables(&mem, config.cpus, &slots)?;
-        let entry = arch::load(&mem, config)?;
         let template = arch::CpuTemplate::new(&kvm, config.cpus, config.nested)?;
         let mut fds = Vec::new();
         for id in 0..config.cpus {
@@ -146,12 +172,15 @@ impl Machine {
             power,
             end_event,
             _vm: vm,
+            stop,
         })
     }
 
-    /// Runs the VM to its end. `SIGTERM`, `SIGINT` and `SIGHUP` press its power
-    /// button and, when it has not switched itself off within `stop_timeout`, end
-    /// it; a second signal, and `SIGQUIT`, end it at once.
+    /// Runs the VM to its end. With stop signals, `SIGTERM`, `SIGINT`, `SIGHUP` and
+    /// all others that would end a process press its power button and, when it has
+    /// not switched itself off within `stop_timeout`, end it; a second signal, and
+    /// `SIGQUIT`, end it at once. One that has arrived already ends the VM before it
+    /// starts.
     ///
     /// On return no thread of the VM is left, its disks are flushed by whatever
     /// the guest flushed, and its sockets are closed.
@@ -159,14 +188,16 @@ impl Machine {
     /// # Errors
     /// When the host refuses a thread or a descriptor.
     pub fn run(mut self, stop_timeout: std::time::Duration) -> Result<Outcome, Error> {
+        if let Some(signal) = self.stop.as_ref().and_then(|stop| stop.take()) {
+            return Ok(Outcome::Stopped(Some(signal)));
+        }
         let ending = self.board.ending.clone();
         signals::install_kick().map_err(|e| Error::Host {
             what: "install a signal handler",
             source: e.into(),
         })?;
-        let stop = StopSignals::new().map_err(Error::host("watch signals"))?;
         let mut threads = Vec::new();
-        let result = self.start(stop, stop_timeout, &mut threads).and_then(|()| {
+        let result = self.start(stop_timeout, &mut threads).and_then(|()| {
             while !ending.is_over() {
                 match self.events.run() {
                     Ok(_) => {}
@@ -179,7 +210,7 @@ impl Machine {
         if result.is_err() {
             ending.end(Outcome::Stopped(None));
         }
-        signals::join_vcpus(threads);
+        signals::join_threads(threads);
         for device in &self.devices {
             device
                 .lock()
@@ -193,17 +224,18 @@ impl Machine {
     /// Starts the vCPUs, first of all, and then watches for the end.
     fn start(
         &mut self,
-        stop: StopSignals,
         timeout: std::time::Duration,
         threads: &mut Vec<JoinHandle<()>>,
     ) -> Result<(), Error> {
         for vcpu in self.vcpus.drain(..) {
             threads.push(vcpu.start().map_err(Error::host("start a vCPU's thread"))?);
         }
-        let ending = self.board.ending.clone();
-        let stop = StopEvents::new(stop, self.power.clone(), timeout, ending)
-            .map_err(Error::host("make a timer"))?;
-        self.events.add_subscriber(Box::new(stop));
+        if let Some(stop) = self.stop.clone() {
+            let ending = self.board.ending.clone();
+            let stop = StopEvents::new(stop, self.power.clone(), timeout, ending)
+                .map_err(Error::host("make a timer"))?;
+            self.events.add_subscriber(Box::new(stop));
+        }
         let end = self
             .end_event
             .try_clone()

@@ -6,15 +6,49 @@ use std::os::raw::c_int;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{Killable, SIGRTMAX, SIGRTMIN, register_signal_handler};
 
-/// The signals that ask a VM to end. The first asks the guest by its power
-/// button; a second one, and `SIGQUIT` at once, ends the VM as it stands.
-pub(crate) const STOP_SIGNALS: [c_int; 4] =
-    [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+/// True for the signals that ask a VM to end: all that would end a process, save
+/// those by which the host reports a fault of drupe's. The first one asks the guest
+/// by its power button; a second one, and `SIGQUIT` at once, ends the VM as it
+/// stands.
+fn asks_to_stop(signal: c_int) -> bool {
+    match signal {
+        // Cannot be caught.
+        libc::SIGKILL | libc::SIGSTOP => false,
+        libc::SIGILL | libc::SIGTRAP | libc::SIGABRT | libc::SIGBUS => false,
+        libc::SIGFPE | libc::SIGSEGV | libc::SIGSYS => false,
+        // Do not end a process.
+        libc::SIGCHLD | libc::SIGCONT | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => false,
+        libc::SIGURG | libc::SIGWINCH => false,
+        // Ignored: the call that caused them fails.
+        libc::SIGPIPE | libc::SIGXFSZ => false,
+        // The C library's own, and the kick.
+        signal if (32..=SIGRTMIN()).contains(&signal) => false,
+        signal => (1..=SIGRTMAX()).contains(&signal),
+    }
+}
 
-/// The stop signals as a descriptor; blocked in this thread and those that it
-/// starts, and given back when dropped.
+/// True for a signal that whoever started this process wants ignored, as `nohup`
+/// does.
+fn is_ignored(signal: c_int) -> bool {
+    // SAFETY: plain data, which the kernel fills in; nothing is changed.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// Lets a write past `RLIMIT_FSIZE` fail instead of ending the process: a guest
+/// decides how far its disks grow.
+pub(crate) fn ignore_file_size_signal() {
+    // SAFETY: no memory is involved.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// The stop signals that are not ignored, as a descriptor; blocked in this thread
+/// and those that it starts, and given back when dropped.
 pub(crate) struct StopSignals {
     fd: OwnedFd,
     before: libc::sigset_t,
@@ -28,7 +62,8 @@ impl StopSignals {
             let mut set: libc::sigset_t = std::mem::zeroed();
             let mut before: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&mut set);
-            for signal in STOP_SIGNALS {
+            let signals = 1..=SIGRTMAX();
+            for signal in signals.filter(|&s| asks_to_stop(s) && !is_ignored(s)) {
                 libc::sigaddset(&mut set, signal);
             }
             let error = libc::pthread_sigmask(libc::SIG_BLOCK, &set, &mut before);
@@ -77,15 +112,15 @@ impl Drop for StopSignals {
 
 extern "C" fn nothing(_: c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
-/// Makes the signal that [`join_vcpus`] sends do no more than interrupt.
+/// Makes the signal that [`join_threads`] sends do no more than interrupt.
 pub(crate) fn install_kick() -> Result<(), vmm_sys_util::errno::Error> {
     register_signal_handler(SIGRTMIN(), nothing)
 }
 
-/// Calls the vCPUs out of the guest and waits for their threads. A signal that
-/// comes just before a thread enters the guest is lost, so it is sent again
-/// until the thread has ended.
-pub(crate) fn join_vcpus(threads: Vec<JoinHandle<()>>) {
+/// Calls threads out of the guest, or out of whatever else they wait in, and
+/// waits for their end. A signal that comes just before a thread begins to wait is
+/// lost, so it is sent again until the thread has ended.
+pub(crate) fn join_threads(threads: impl IntoIterator<Item = JoinHandle<()>>) {
     for thread in threads {
         let mut pause = Duration::from_micros(50);
         while !thread.is_finished() {
@@ -97,5 +132,33 @@ pub(crate) fn join_vcpus(threads: Vec<JoinHandle<()>>) {
         }
         // A panic is a bug that has been reported on its way.
         let _ = thread.join();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_a_process_asks_a_vm_to_end() {
+        let stop: Vec<c_int> = (0..=SIGRTMAX() + 1).filter(|&s| asks_to_stop(s)).collect();
+        let usual = [1, 2, 3, 10, 12, 14, 15, 16, 24, 26, 27, 29, 30];
+        let expected: Vec<c_int> = usual.into_iter().chain(35..=64).collect();
+        assert_eq!(stop, expected);
+    }
+
+    /// Signals for this thread alone, so that other tests are left in peace.
+    #[test]
+    fn an_ignored_signal_is_left_alone_and_others_are_taken() {
+        let (ignored, taken) = (SIGRTMIN() + 5, SIGRTMIN() + 6);
+        // SAFETY: no memory is involved.
+        unsafe { libc::signal(ignored, libc::SIG_IGN) };
+        let signals = StopSignals::new().unwrap();
+        for signal in [ignored, taken] {
+            // SAFETY: this thread exists.
+            unsafe { libc::pthread_kill(libc::pthread_self(), signal) };
+        }
+        assert_eq!(signals.take(), Some(taken));
+        assert_eq!(signals.take(), None);
     }
 }
