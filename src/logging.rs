@@ -1,6 +1,14 @@
 //! Log messages as lines on standard error: `drupe: warning: ...`.
+//!
+//! A guest can cause messages while nobody reads them, and a terminal or a pipe
+//! that is full blocks whoever writes to it. So a thread writes, started by the
+//! first message; whoever has a message waits for it to be out, but not for long,
+//! and not at all once the reader is known to have stopped.
 
 use std::io::Write;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
@@ -9,6 +17,13 @@ use crate::{output, terminal};
 /// A crate whose messages a guest can cause at will and that does not limit
 /// them. What matters of them is reported by the device, through a limit.
 const SILENCED: &str = "virtio_queue";
+
+/// How long the reader of standard error may take for what is being written.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Bytes that may wait for the reader; further messages are dropped and counted.
+const MAX_PENDING: usize = 64 * 1024;
+/// Stack of the thread in bytes: it calls nothing but `write`.
+const STACK: usize = 64 * 1024;
 
 struct Stderr;
 
@@ -38,14 +53,94 @@ impl Log for Stderr {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            let line = line(record);
-            // One write, so that lines of several threads do not mix. When it
-            // fails there is nobody left to tell.
-            let _ = std::io::stderr().write_all(line.as_bytes());
+            write(&line(record));
         }
     }
 
     fn flush(&self) {}
+}
+
+/// What waits to be written to standard error.
+struct Pending {
+    text: String,
+    dropped: usize,
+    started: bool,
+    /// The thread is writing what it has taken.
+    writing: bool,
+    /// It has been at it for longer than anybody waits.
+    stuck: bool,
+}
+
+static PENDING: Mutex<Pending> = Mutex::new(Pending {
+    text: String::new(),
+    dropped: 0,
+    started: false,
+    writing: false,
+    stuck: false,
+});
+static CHANGED: Condvar = Condvar::new();
+
+fn lock() -> MutexGuard<'static, Pending> {
+    PENDING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes `text` to standard error: it is out on return, unless nobody reads.
+pub fn write(text: &str) {
+    let mut pending = lock();
+    if pending.text.len() + text.len() > MAX_PENDING {
+        pending.dropped += 1;
+        return;
+    }
+    pending.text.push_str(text);
+    if !pending.started {
+        // The thread takes no signals: they are for those who wait for them.
+        let thread = thread::Builder::new()
+            .name("log".to_owned())
+            .stack_size(STACK);
+        if terminal::with_signals_blocked(|| thread.spawn(write_pending)).is_err() {
+            // Not a moment to fail for want of a thread.
+            let _ = std::io::stderr().write_all(pending.text.as_bytes());
+            return pending.text.clear();
+        }
+        pending.started = true;
+    }
+    CHANGED.notify_all();
+    if pending.stuck {
+        return;
+    }
+    let busy = |p: &mut Pending| p.writing || !p.text.is_empty();
+    let (mut pending, wait) = CHANGED
+        .wait_timeout_while(pending, PATIENCE, busy)
+        .unwrap_or_else(PoisonError::into_inner);
+    pending.stuck |= wait.timed_out();
+}
+
+/// The thread: never ends.
+fn write_pending() {
+    let mut pending = lock();
+    loop {
+        let mut text = std::mem::take(&mut pending.text);
+        if text.is_empty() {
+            let woken = CHANGED.wait(pending);
+            pending = woken.unwrap_or_else(PoisonError::into_inner);
+            continue;
+        }
+        let dropped = std::mem::take(&mut pending.dropped);
+        if dropped > 0 {
+            let end = terminal::line_end();
+            text +=
+                &format!("drupe: warning: {dropped} messages were dropped: nobody read them{end}");
+        }
+        pending.writing = true;
+        drop(pending);
+        // One write, so that lines of several processes do not mix. When it fails
+        // there is nobody left to tell.
+        let _ = std::io::stderr().write_all(text.as_bytes());
+        pending = lock();
+        pending.writing = false;
+        pending.stuck = false;
+        CHANGED.notify_all();
+    }
 }
 
 fn line(record: &Record<'_>) -> String {

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Write};
 
-use crate::terminal;
+use crate::{logging, terminal};
 
 /// Prints `text` on standard output. A reader that has gone away is no error.
 ///
@@ -30,8 +30,7 @@ pub fn print_error(error: &(dyn Error + 'static), verbose: bool) {
         }
         cause = error.source();
     }
-    // There is no other place to report a failure of standard error.
-    let _ = io::stderr().write_all(text.as_bytes());
+    logging::write(&text);
 }
 
 /// `text` with every control character escaped: it came from a file name, a

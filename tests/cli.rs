@@ -97,6 +97,52 @@ fn every_bad_input_gets_one_line_and_its_status() {
     }
 }
 
+/// With a KVM or without one.
+#[test]
+fn a_bad_kernel_touches_nothing() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("v");
+    // Nobody listens on it any more: a VM that started would replace it.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let before = fs::metadata(&socket).unwrap();
+    let line = format!("boot --kernel /dev/null --vsock {}", socket.display());
+    let output = words(&line);
+    assert_eq!(output.status.code(), Some(1));
+    error_line(&output);
+    let after = fs::metadata(&socket).unwrap();
+    assert_eq!(
+        (before.ino(), before.ctime_nsec()),
+        (after.ino(), after.ctime_nsec())
+    );
+}
+
+/// Standard error is a pipe that is full and that nobody reads.
+#[test]
+fn an_error_that_nobody_reads_holds_nothing_up() {
+    use std::io::Write;
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    // SAFETY: no memory is involved.
+    let size = unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&writer), libc::F_GETPIPE_SZ) };
+    writer
+        .write_all(&vec![0; usize::try_from(size).unwrap()])
+        .unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_drupe"))
+        .arg("frobnicate")
+        .stderr(writer)
+        .spawn()
+        .unwrap();
+    for _ in 0..600 {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert_eq!(status.code(), Some(2));
+            return drop(reader);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    child.kill().unwrap();
+    panic!("drupe waits for a reader");
+}
+
 #[test]
 fn bytes_that_are_no_text_are_refused_in_one_line() {
     let bad = OsStr::from_bytes(b"\xff\xfe");

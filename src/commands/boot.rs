@@ -1,7 +1,7 @@
 //! `drupe boot`: one VM from a kernel, until it ends.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use vmm::{ConsoleIo, InputAction, InputFilter, Machine, Outcome};
 use super::Failure;
 use crate::cli::{self, BootArgs};
 use crate::exit::Exit;
-use crate::kernels;
 use crate::terminal::{Action, ESCAPE_HELP, EscapeFilter, Guard, line_end};
+use crate::{kernels, logging};
 
 #[derive(Debug, Error)]
 #[error("console: {0}: start drupe with standard input and output, or with --console off")]
@@ -75,8 +75,7 @@ fn escape_filter() -> InputFilter {
         Some(Action::Quit) => InputAction::Quit,
         Some(Action::Help) => {
             let end = line_end();
-            // When nobody reads it, nobody misses it.
-            let _ = write!(io::stderr(), "{end}drupe: {ESCAPE_HELP}{end}");
+            logging::write(&format!("{end}drupe: {ESCAPE_HELP}{end}"));
             InputAction::Continue
         }
         None => InputAction::Continue,
