@@ -4,15 +4,16 @@
 //! Output takes this path: the guest writes to the port; KVM notes it in its
 //! ring without leaving the kernel; at the next exit of any vCPU, or at the next
 //! tick of a timer, the ring is emptied into the port and what the port has
-//! collected is written out, a line at a time. When the reader on the host does
-//! not keep up, vCPUs wait at [`BACK_PRESSURE`]; the event loop never does.
+//! collected into [`Output`], which writes it out a line at a time. When the
+//! reader on the host does not keep up, bytes stay in the ring, and a vCPU that
+//! comes to the port waits; the event loop never does.
 
-use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use devices::serial::Serial;
@@ -22,14 +23,10 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use crate::coalesced::CoalescedRing;
 use crate::outcome::{Ending, Outcome};
+use crate::output::Output;
 
-/// Output is written out when this much is there, line or no line.
-const CHUNK: usize = 512;
-/// A write of this size does not block a descriptor that polls writable
-/// (`PIPE_BUF`).
-const MAX_WRITE: usize = 4096;
-/// Output that may wait for the host's reader before the guest has to.
-const BACK_PRESSURE: usize = 64 * 1024;
+/// What is typed at a terminal and waits for the guest, in bytes; more is lost.
+const MAX_TYPED: usize = 4096;
 /// How often the ring is looked at while the guest writes.
 const BUSY_TICK: Duration = Duration::from_millis(20);
 /// How often it is looked at otherwise: for a guest that writes without ever
@@ -63,15 +60,10 @@ pub struct ConsoleIo {
 pub(crate) struct Console {
     serial: Arc<Mutex<Serial>>,
     ring: Option<CoalescedRing>,
-    output: Mutex<Output>,
+    output: Arc<Output>,
     timer: Mutex<TimerFd>,
     busy: AtomicBool,
     ending: Arc<Ending>,
-}
-
-struct Output {
-    file: Option<File>,
-    pending: VecDeque<u8>,
 }
 
 impl Console {
@@ -86,66 +78,65 @@ impl Console {
         Ok(Console {
             serial,
             ring,
-            output: Mutex::new(Output {
-                file: output,
-                pending: VecDeque::new(),
-            }),
+            output: Arc::new(Output::new(output)),
             timer: Mutex::new(timer),
             busy: AtomicBool::new(false),
             ending,
         })
     }
 
-    /// Before an exit is handled: what the guest wrote earlier comes first.
+    /// Starts the thread that writes the output, if it goes anywhere; it ends
+    /// after [`Console::finish`].
+    pub(crate) fn start(&self) -> io::Result<Option<JoinHandle<()>>> {
+        self.output.start()
+    }
+
+    /// Before an exit is handled: what the guest wrote earlier comes first,
+    /// unless the reader is too far behind. A guest that goes on writing then
+    /// fills the ring, and comes to the port.
     pub(crate) fn catch_up(&self) {
+        if self.is_pending() && self.output.has_room() {
+            self.drain();
+        }
+    }
+
+    /// Before an access to the port: the same, and waits for the reader.
+    pub(crate) fn before_access(&self) {
+        while !self.output.has_room() && !self.ending.is_over() {
+            self.output.wait_for_room(BUSY_TICK);
+        }
+        self.drain();
+    }
+
+    /// After an access to the port.
+    pub(crate) fn after_access(&self) {
+        self.collect();
+    }
+
+    /// Writes out what is left, for as long as the reader takes it, and ends the
+    /// writer.
+    pub(crate) fn finish(&self) {
+        const PATIENCE: Duration = Duration::from_millis(200);
+        self.drain();
+        self.output.finish(PATIENCE);
+    }
+
+    fn is_pending(&self) -> bool {
+        self.ring.as_ref().is_some_and(CoalescedRing::is_pending)
+    }
+
+    /// Empties the ring.
+    fn drain(&self) {
         if let Some(ring) = self.ring.as_ref().filter(|r| r.is_pending()) {
             ring.drain(|bytes| lock(&self.serial).transmit(bytes));
             self.mark_busy();
         }
+        self.collect();
     }
 
-    /// After an exit to the port: writes out what there is, and lets the vCPU
-    /// wait when the reader is too far behind.
-    pub(crate) fn after_access(&self) {
-        let mut output = lock(&self.output);
-        self.collect(&mut output);
-        if output.pending.len() >= CHUNK || output.pending.contains(&b'\n') {
-            output.write_some();
-        }
-        while output.pending.len() > BACK_PRESSURE && !self.ending.is_over() {
-            output.wait(BUSY_TICK);
-            output.write_some();
-        }
-    }
-
-    /// At each tick, and at the end. Does not block.
-    pub(crate) fn flush(&self) {
-        self.catch_up();
-        match self.output.try_lock() {
-            Ok(mut output) => {
-                self.collect(&mut output);
-                output.write_some();
-            }
-            Err(TryLockError::Poisoned(output)) => output.into_inner().write_some(),
-            // A vCPU is at it.
-            Err(TryLockError::WouldBlock) => {}
-        }
-    }
-
-    /// Writes out what is left, for as long as the reader takes it.
-    pub(crate) fn finish(&self) {
-        const PATIENCE: Duration = Duration::from_millis(200);
-        self.flush();
-        let mut output = lock(&self.output);
-        while !output.pending.is_empty() && output.wait(PATIENCE) {
-            output.write_some();
-        }
-    }
-
-    fn collect(&self, output: &mut Output) {
-        let bytes = lock(&self.serial).take_output();
-        if !bytes.is_empty() {
-            output.pending.extend(bytes);
+    /// Empties the port.
+    fn collect(&self) {
+        if self.output.append(|| lock(&self.serial).take_output()) {
             self.mark_busy();
         }
     }
@@ -164,49 +155,14 @@ impl Console {
     fn tick(&self) {
         let _ = lock(&self.timer).wait();
         let was_busy = self.busy.swap(false, Ordering::Relaxed);
-        self.flush();
-        let idle = !self.busy.load(Ordering::Relaxed) && lock_len(&self.output) == 0;
+        self.catch_up();
+        self.output.flush();
+        let idle = !self.busy.load(Ordering::Relaxed) && self.output.is_empty();
         if was_busy && idle {
             self.set_tick(IDLE_TICK);
         } else if was_busy {
             self.busy.store(true, Ordering::Relaxed);
         }
-    }
-}
-
-fn lock_len(output: &Mutex<Output>) -> usize {
-    output.try_lock().map_or(1, |o| o.pending.len())
-}
-
-impl Output {
-    /// Writes as much as goes without blocking.
-    fn write_some(&mut self) {
-        while !self.pending.is_empty() && self.wait(Duration::ZERO) {
-            let Some(file) = &mut self.file else {
-                return self.pending.clear();
-            };
-            let (chunk, _) = self.pending.as_slices();
-            let chunk = &chunk[..chunk.len().min(MAX_WRITE)];
-            match file.write(chunk) {
-                Ok(n) => drop(self.pending.drain(..n)),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                // The reader has gone: the guest goes on without.
-                Err(_) => self.file = None,
-            }
-        }
-    }
-
-    /// Waits until the descriptor takes a write; false when it does not in time.
-    fn wait(&self, time: Duration) -> bool {
-        let Some(file) = &self.file else { return true };
-        let mut poll = libc::pollfd {
-            fd: file.as_raw_fd(),
-            events: libc::POLLOUT,
-            revents: 0,
-        };
-        // SAFETY: one entry, and it outlives the call.
-        unsafe { libc::poll(&mut poll, 1, time.as_millis() as i32) > 0 }
     }
 }
 
@@ -223,6 +179,9 @@ pub(crate) struct ConsoleEvents {
     timer: RawFd,
     waiting: Vec<u8>,
     watched: bool,
+    /// Input is typed by a person, who may want to leave while the guest does
+    /// not read.
+    terminal: bool,
     ending: Arc<Ending>,
 }
 
@@ -242,6 +201,7 @@ impl ConsoleEvents {
         ConsoleEvents {
             ending: console.ending.clone(),
             console,
+            terminal: input.as_ref().is_some_and(File::is_terminal),
             input,
             filter,
             room,
@@ -252,7 +212,8 @@ impl ConsoleEvents {
     }
 
     /// Reads a piece of input and passes it on; what the port has no room for
-    /// waits, and until it is gone no more is read.
+    /// waits. Until it is gone no more is read, save from a terminal: there the
+    /// filter sees every key.
     fn read_input(&mut self, ops: &mut EventOps) {
         let mut buf = [0; 256];
         let Some(input) = &mut self.input else { return };
@@ -283,13 +244,16 @@ impl ConsoleEvents {
         if action == InputAction::Quit {
             return self.ending.end(Outcome::Stopped(None));
         }
+        if self.terminal {
+            self.waiting.truncate(MAX_TYPED);
+        }
         self.type_waiting(ops);
     }
 
     fn type_waiting(&mut self, ops: &mut EventOps) {
         let taken = lock(&self.console.serial).type_input(&self.waiting);
         self.waiting.drain(..taken);
-        let wanted = self.waiting.is_empty();
+        let wanted = self.terminal || self.waiting.is_empty();
         self.watch(ops, wanted);
     }
 
@@ -338,5 +302,73 @@ impl MutEventSubscriber for ConsoleEvents {
         if !self.watched {
             self.read_input(ops);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use devices::virtio::IrqLine;
+    use event_manager::{EventManager, SubscriberOps};
+    use std::io::Write;
+    use std::os::fd::{FromRawFd, OwnedFd};
+
+    struct NoIrq;
+    impl IrqLine for NoIrq {
+        fn trigger(&self) {}
+    }
+
+    /// Types `keys` in one piece after another while the guest reads nothing;
+    /// true when they end the VM. `x` is the key that quits.
+    fn quits(input: File, mut keyboard: File, keys: &[&[u8]]) -> bool {
+        let event = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let room = Arc::new(event());
+        let serial = Arc::new(Mutex::new(Serial::new(Arc::new(NoIrq), room.clone())));
+        let ending = Arc::new(Ending::new(event()));
+        let console = Console::new(serial, None, None, ending.clone()).unwrap();
+        let filter: InputFilter = Box::new(|input, guest| {
+            guest.extend(input);
+            match input.contains(&b'x') {
+                true => InputAction::Quit,
+                false => InputAction::Continue,
+            }
+        });
+        let mut events = EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
+        let console = ConsoleEvents::new(Arc::new(console), Some(input), Some(filter), room);
+        events.add_subscriber(Box::new(console));
+        for piece in keys {
+            keyboard.write_all(piece).unwrap();
+            for _ in 0..20 {
+                events.run_with_timeout(5).unwrap();
+            }
+        }
+        ending.is_over()
+    }
+
+    #[test]
+    fn a_person_can_leave_while_the_guest_does_not_read() {
+        let (mut a, mut b) = (0, 0);
+        let none = std::ptr::null_mut;
+        // SAFETY: two integers to fill in; no name, no settings.
+        let (keyboard, terminal) = unsafe {
+            let rc = libc::openpty(&mut a, &mut b, none(), none().cast(), none().cast());
+            assert_eq!(rc, 0);
+            let mut raw = std::mem::zeroed();
+            libc::tcgetattr(b, &mut raw);
+            libc::cfmakeraw(&mut raw);
+            libc::tcsetattr(b, libc::TCSANOW, &raw);
+            (File::from_raw_fd(a), File::from_raw_fd(b))
+        };
+        let many = [b'k'; 2000];
+        let keys: [&[u8]; 4] = [&many, &many, &many, b"x"];
+        assert!(quits(terminal, keyboard, &keys));
+    }
+
+    #[test]
+    fn a_pipe_waits_for_the_guest() {
+        let (reader, writer) = io::pipe().unwrap();
+        let (input, keyboard) = (OwnedFd::from(reader), OwnedFd::from(writer));
+        let keys: [&[u8]; 2] = [&[b'k'; 2000], b"x"];
+        assert!(!quits(input.into(), keyboard.into(), &keys));
     }
 }

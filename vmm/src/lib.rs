@@ -14,6 +14,7 @@ mod error;
 mod machine;
 mod memory;
 mod outcome;
+mod output;
 mod signals;
 mod vcpu;
 mod virtio;

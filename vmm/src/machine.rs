@@ -196,6 +196,8 @@ impl Machine {
             what: "install a signal handler",
             source: e.into(),
         })?;
+        let writer = self.board.console.start();
+        let writer = writer.map_err(Error::host("start the console's thread"))?;
         let mut threads = Vec::new();
         let result = self.start(stop_timeout, &mut threads).and_then(|()| {
             while !ending.is_over() {
@@ -218,6 +220,7 @@ impl Machine {
                 .reset();
         }
         self.board.console.finish();
+        signals::join_threads(writer);
         result.map(|()| ending.outcome().unwrap_or(Outcome::Stopped(None)))
     }
 

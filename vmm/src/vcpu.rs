@@ -33,9 +33,11 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    fn after_port_access(&self, port: u16) {
-        if self.console_ports.contains(&port) {
-            self.console.after_access();
+    /// True for an access to the console's port.
+    fn is_console(&self, exit: &VcpuExit<'_>) -> bool {
+        match exit {
+            VcpuExit::IoOut(port, _) | VcpuExit::IoIn(port, _) => self.console_ports.contains(port),
+            _ => false,
         }
     }
 }
@@ -68,15 +70,22 @@ impl Vcpu {
     /// Runs the guest up to its next exit and answers it.
     fn step(&mut self, board: &Board) -> Option<Outcome> {
         let result = self.fd.run();
-        board.console.catch_up();
+        let console = result.as_ref().is_ok_and(|exit| board.is_console(exit));
+        if console {
+            board.console.before_access();
+        } else {
+            board.console.catch_up();
+        }
         match result {
-            Ok(VcpuExit::IoOut(port, data)) => {
-                board.ports.write(port.into(), data);
-                board.after_port_access(port);
+            Ok(VcpuExit::IoOut(port, _)) => {
+                for data in self.port_accesses() {
+                    board.ports.write(port.into(), data);
+                }
             }
-            Ok(VcpuExit::IoIn(port, data)) => {
-                board.ports.read(port.into(), data);
-                board.after_port_access(port);
+            Ok(VcpuExit::IoIn(port, _)) => {
+                for data in self.port_accesses() {
+                    board.ports.read(port.into(), data);
+                }
             }
             Ok(VcpuExit::MmioRead(addr, data)) => {
                 board.mmio.read(addr, data);
@@ -108,7 +117,31 @@ impl Vcpu {
                 return Some(Outcome::InternalError(self.report(what)));
             }
         }
+        if console {
+            board.console.after_access();
+        }
         None
+    }
+
+    /// The data of a port exit, access by access: a string instruction makes
+    /// several in one exit (KVM API §5, `KVM_EXIT_IO`).
+    fn port_accesses(&mut self) -> std::slice::ChunksExactMut<'_, u8> {
+        let run = self.fd.get_kvm_run();
+        // SAFETY: called after `KVM_EXIT_IO`, for which `io` is the live member;
+        // every bit pattern is a value of it.
+        let io = unsafe { run.__bindgen_anon_1.io };
+        let size = usize::from(io.size).max(1);
+        let start = (&raw mut *run).cast::<u8>();
+        // SAFETY: KVM puts the data at this offset of the mapping that starts with
+        // `kvm_run`, and it stays there until the vCPU runs again, for which
+        // `self` must not be borrowed any more.
+        let data = unsafe {
+            std::slice::from_raw_parts_mut(
+                start.add(io.data_offset as usize),
+                size * io.count as usize,
+            )
+        };
+        data.chunks_exact_mut(size)
     }
 
     /// `KVM_EXIT_INTERNAL_ERROR` (KVM API §5): with the bytes that KVM could not
