@@ -11,12 +11,15 @@
     reason = "a test that cannot go on should stop and say where"
 )]
 
+#[path = "../common/bare_metal.rs"]
+mod bare_metal;
 mod guest;
 
 mod boot;
 mod console;
 mod disk;
 mod ending;
+mod hostile;
 mod net;
 mod refusal;
 mod size;
