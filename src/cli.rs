@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use devices::spec::Object;
 use devices::virtio::blk::DiskSpec;
 use devices::virtio::net::NetSpec;
 use devices::virtio::vsock::VsockSpec;
-use serde_json::Value;
 use thiserror::Error;
-use vmm::config::{BootProtocol, ByteSize, ConfigError, Console, VmConfig};
+use vmm::config::{BootProtocol, ByteSize, ConfigError, Console, MAX_CPUS, VmConfig};
 
 use crate::{exit, output};
 
@@ -85,7 +85,7 @@ pub struct BootArgs {
     #[arg(long, value_name = "PATH,cid=N")]
     pub vsock: Option<VsockSpec>,
     /// Virtual CPUs [default: 1]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = cpus)]
     pub cpus: Option<u8>,
     /// Guest memory, as 512M or 2G [default: 512M]
     #[arg(long, value_name = "SIZE")]
@@ -219,11 +219,20 @@ fn boot_after_help() -> String {
   drupe boot --kernel bzImage --cpus 2 --memory 1G --net tap=tap0
   drupe boot --config vm.json --memory 2G
 
+A file for --config:
+  {{\"kernel\": \"bzImage\", \"append\": \"console=ttyS0\", \"cpus\": 2, \"memory\": \"1G\",
+   \"disks\": [{{\"path\": \"root.img\", \"readonly\": true}}], \"nets\": [{{\"tap\": \"tap0\"}}]}}
+
 Keys: Ctrl-A x stops the VM, Ctrl-A h lists the keys.
 
 {}",
         exit::HELP
     )
+}
+
+fn cpus(text: &str) -> Result<u8, String> {
+    let number = text.parse().ok().filter(|n| (1..=MAX_CPUS).contains(n));
+    number.ok_or_else(|| format!("give a number from 1 to {MAX_CPUS}"))
 }
 
 fn console() -> impl TypedValueParser<Value = Console> {
@@ -262,16 +271,13 @@ pub enum CliError {
     #[error("--config {0}: longer than {MAX_CONFIG_SIZE} bytes: give the JSON of one VM")]
     ConfigSize(PathBuf),
     /// The config file's text.
-    #[error("--config {path}: {source}")]
+    #[error("--config {path}: {source}: correct it there; 'drupe boot --help' has an example")]
     ConfigText {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         source: serde_json::Error,
     },
-    /// The config file is JSON, and not an object.
-    #[error("--config {0}: not a JSON object: write {{\"kernel\": ...}}")]
-    ConfigShape(PathBuf),
     /// A value that no VM can have.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -291,17 +297,18 @@ pub enum Parsed {
 /// # Errors
 /// [`CliError::Usage`], in one line.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, CliError> {
-    match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    match Cli::try_parse_from(&args) {
         Ok(cli) => Ok(Parsed::Run(cli)),
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Ok(Parsed::Print(e.render().to_string()))
         }
-        Err(e) => Err(CliError::Usage(usage_line(&e))),
+        Err(e) => Err(CliError::Usage(usage_line(&e, &args))),
     }
 }
 
 /// Puts clap's message, of several lines, into one.
-fn usage_line(error: &clap::Error) -> String {
+fn usage_line(error: &clap::Error, args: &[OsString]) -> String {
     let full = error.render().to_string();
     let paragraph: Vec<&str> = full
         .lines()
@@ -324,21 +331,23 @@ fn usage_line(error: &clap::Error) -> String {
             _ => {}
         }
     }
-    let help = help_command(&full);
+    let help = help_command(args);
     format!("{}: see '{help}'", output::one_line(&message))
 }
 
-/// The command whose help tells more, from the usage that clap shows.
-fn help_command(full: &str) -> String {
-    let usage = full.lines().find_map(|l| l.strip_prefix("Usage: drupe "));
+/// The command whose help tells more: the one that the arguments begin with.
+fn help_command(args: &[OsString]) -> String {
     let mut command = "drupe".to_owned();
     let mut known = Cli::command();
-    for word in usage.unwrap_or_default().split(' ') {
+    for word in args.iter().skip(1) {
+        if word == "-v" || word == "--verbose" {
+            continue;
+        }
         let Some(next) = known.find_subcommand(word).cloned() else {
             break;
         };
         command.push(' ');
-        command.push_str(word);
+        command.push_str(next.get_name());
         known = next;
     }
     command + " --help"
@@ -397,21 +406,11 @@ fn read_config(path: &Path, kernel_is_given: bool) -> Result<VmConfig, CliError>
     if text.len() as u64 > MAX_CONFIG_SIZE {
         return Err(CliError::ConfigSize(path.to_owned()));
     }
-    match serde_json::from_str(&text) {
-        // The type has no VM without a kernel: this one comes from --kernel.
-        Ok(Value::Object(mut map)) if !map.contains_key("kernel") => {
-            if !kernel_is_given {
-                return Err(CliError::NoKernel(path.to_owned()));
-            }
-            map.insert("kernel".to_owned(), Value::String(String::new()));
-            serde_json::from_value(Value::Object(map)).map_err(bad)
-        }
-        // Read again, for the line and the column in a message.
-        Ok(Value::Object(_)) => serde_json::from_str(&text).map_err(bad),
-        // serde would take a list of the fields' values too.
-        Ok(_) => Err(CliError::ConfigShape(path.to_owned())),
-        Err(e) => Err(bad(e)),
+    let config: Object<VmConfig> = serde_json::from_str(&text).map_err(bad)?;
+    if config.0.kernel.as_os_str().is_empty() && !kernel_is_given {
+        return Err(CliError::NoKernel(path.to_owned()));
     }
+    Ok(config.0)
 }
 
 #[cfg(test)]

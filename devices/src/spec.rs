@@ -1,9 +1,13 @@
 //! How a device is written on the command line: a first value and options,
 //! `VALUE,flag,key=value`. A comma inside a value is written twice.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
+use std::marker::PhantomData;
 use std::str::FromStr;
 
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
 /// What is wrong with a device's description.
@@ -121,6 +125,26 @@ impl Options {
         }
     }
 
+    /// As [`Options::value`], for a number whose bounds a message about text that
+    /// is none, or too large for `T`, should name. They are not checked: that is the
+    /// description's, wherever it came from.
+    ///
+    /// # Errors
+    /// [`SpecError::Value`] when the value is missing or is no such number.
+    pub fn number<T: FromStr + Display>(
+        &mut self,
+        key: &'static str,
+        min: T,
+        max: T,
+    ) -> Result<Option<T>, SpecError> {
+        let text: Option<String> = self.value(key)?;
+        let Some(text) = text else { return Ok(None) };
+        match text.parse() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(self.bad(key, format!("'{text}' is not a number from {min} to {max}"))),
+        }
+    }
+
     /// An error about option `key` of this device.
     pub fn bad(&self, key: &str, why: String) -> SpecError {
         SpecError::Value {
@@ -165,6 +189,56 @@ fn split(text: &str) -> Vec<String> {
     items
 }
 
+/// A description in JSON, which must be an object: a derived type would take a list
+/// of its fields' values as well, in which nobody could see what is what.
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object, as in {\"name\": value}")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
+}
+
+/// For `deserialize_with`: a list of objects.
+///
+/// # Errors
+/// The deserializer's.
+pub fn objects<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let list = Vec::<Object<T>>::deserialize(deserializer)?;
+    Ok(list.into_iter().map(|object| object.0).collect())
+}
+
+/// For `deserialize_with`: an object, or null for none.
+///
+/// # Errors
+/// The deserializer's.
+pub fn optional_object<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let object = Option::<Object<T>>::deserialize(deserializer)?;
+    Ok(object.map(|object| object.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,6 +273,11 @@ mod tests {
         );
         assert!(o.flag("readonly").is_err());
         assert!(o.value::<String>("id").is_err());
+        let mut o = Options::parse("disk", "p,queues=99999").unwrap();
+        assert_eq!(
+            o.number::<u16>("queues", 1, 16).unwrap_err().to_string(),
+            "disk: queues: '99999' is not a number from 1 to 16"
+        );
         assert_eq!(Options::parse("disk", "").unwrap().first(), None);
     }
 }

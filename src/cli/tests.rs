@@ -96,7 +96,8 @@ fn the_kernel_may_come_from_the_flag_alone() {
 fn a_bad_file_is_named() {
     for (text, expected) in [
         ("", "EOF while parsing"),
-        ("[]", "not a JSON object"),
+        ("[]", "expected an object"),
+        ("{\"kernel\": \"\"}", "no kernel: give"),
         ("{\"kernel\": \"k\", \"cpu\": 1}", "unknown field `cpu`"),
         (
             "{\"kernel\": \"k\", \"memory\": \"lots\"}",
@@ -113,6 +114,10 @@ fn a_bad_file_is_named() {
         let error = boot(&format!("--config {path}")).unwrap_err();
         assert!(error.contains(&path) && error.contains(expected), "{error}");
     }
+    // Also where the kernel comes from the command line.
+    let file = json("{\"cpus\": 1, \"cpus\": 2}");
+    let error = boot(&format!("--kernel k --config {}", file.path().display())).unwrap_err();
+    assert!(error.contains("duplicate field"), "{error}");
     let error = boot("--config /").unwrap_err();
     assert!(error.contains("--config /: Is a directory"), "{error}");
     let error = boot("--config /dev/zero").unwrap_err();
@@ -122,8 +127,11 @@ fn a_bad_file_is_named() {
 #[test]
 fn what_no_vm_can_have_is_refused() {
     for (words, expected) in [
-        ("--kernel k --cpus 0", "cpus: 0 is out of range"),
-        ("--kernel k --cpus 256", "'--cpus <N>'"),
+        ("--kernel k --cpus 0", "give a number from 1 to 32"),
+        ("--kernel k --cpus 256", "give a number from 1 to 32"),
+        ("--kernel k --disk d --disk d", "is given twice"),
+        ("--kernel k --disk d,queues=99999", "from 1 to 16"),
+        ("--kernel=", "'--kernel <FILE>'"),
         ("--kernel k --memory 1X", "'1X' is not a size"),
         ("--kernel k --memory 4K", "memory: 4K is out of range"),
         ("--kernel k --console maybe", "[possible values: on, off]"),
@@ -153,7 +161,10 @@ fn errors_point_at_the_right_help() {
         ("boot --what", "drupe boot --help"),
         ("kernel", "drupe kernel --help"),
         ("kernel build --what", "drupe kernel build --help"),
-        ("doctor --check all", "drupe --help"),
+        ("doctor --check all", "drupe doctor --help"),
+        ("-v boot --cpus 0", "drupe boot --help"),
+        ("boot --kernel k --disk a,queues=0", "drupe boot --help"),
+        ("--what boot", "drupe --help"),
     ] {
         let error = parse_words(words).unwrap_err();
         assert!(

@@ -5,10 +5,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use devices::spec::SpecError;
+use devices::spec::{SpecError, objects, optional_object};
 use devices::virtio::blk::DiskSpec;
 use devices::virtio::net::NetSpec;
 use devices::virtio::vsock::VsockSpec;
+use serde::de::{self, Visitor};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -25,6 +26,12 @@ pub const MAX_COMMAND_LINE: usize = 2047;
 /// What is wrong with a [`VmConfig`].
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ConfigError {
+    /// There is no kernel.
+    #[error("kernel: the name is empty: give --kernel FILE, or a \"kernel\" in the configuration")]
+    NoKernel,
+    /// One disk is attached twice, and one of the two would be written to.
+    #[error("disk '{}' is given twice: attach it once, or both times with 'readonly'", .0.display())]
+    DiskTwice(PathBuf),
     /// The number of vCPUs.
     #[error("cpus: {0} is out of range: give 1 to {MAX_CPUS}")]
     Cpus(u8),
@@ -101,16 +108,25 @@ impl Serialize for ByteSize {
 
 impl<'de> Deserialize<'de> for ByteSize {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Either {
-            Number(u64),
-            Text(String),
+        struct Size;
+
+        impl Visitor<'_> for Size {
+            type Value = ByteSize;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a size: \"512M\", \"2G\", or a number of bytes")
+            }
+
+            fn visit_u64<E>(self, bytes: u64) -> Result<ByteSize, E> {
+                Ok(ByteSize(bytes))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<ByteSize, E> {
+                text.parse().map_err(E::custom)
+            }
         }
-        match Either::deserialize(d)? {
-            Either::Number(n) => Ok(ByteSize(n)),
-            Either::Text(t) => t.parse().map_err(serde::de::Error::custom),
-        }
+
+        d.deserialize_any(Size)
     }
 }
 
@@ -142,7 +158,9 @@ pub enum Console {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct VmConfig {
-    /// The kernel: a bzImage or an ELF vmlinux.
+    /// The kernel: a bzImage or an ELF vmlinux. Empty in a description that leaves
+    /// it to the command line.
+    #[serde(default)]
     pub kernel: PathBuf,
     /// An initial RAM disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -154,7 +172,7 @@ pub struct VmConfig {
     #[serde(default)]
     pub boot_protocol: BootProtocol,
     /// vCPUs, 1 to [`MAX_CPUS`].
-    #[serde(default = "default_cpus")]
+    #[serde(default = "default_cpus", deserialize_with = "cpus")]
     pub cpus: u8,
     /// Guest memory.
     #[serde(default = "default_memory")]
@@ -169,18 +187,37 @@ pub struct VmConfig {
     #[serde(default)]
     pub console: Console,
     /// Disks, /dev/vda first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "objects"
+    )]
     pub disks: Vec<DiskSpec>,
     /// Network interfaces, eth0 first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "objects"
+    )]
     pub nets: Vec<NetSpec>,
     /// Sockets between guest and host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "optional_object"
+    )]
     pub vsock: Option<VsockSpec>,
 }
 
 fn default_cpus() -> u8 {
     1
+}
+
+/// A number that no `u8` holds is out of the same range as one that does.
+fn cpus<'de, D: serde::Deserializer<'de>>(d: D) -> Result<u8, D::Error> {
+    let n = u64::deserialize(d)?;
+    u8::try_from(n)
+        .map_err(|_| de::Error::custom(format!("cpus: {n} is out of range: give 1 to {MAX_CPUS}")))
 }
 
 fn default_memory() -> ByteSize {
@@ -211,6 +248,9 @@ impl VmConfig {
     /// # Errors
     /// The first thing that is wrong.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.kernel.as_os_str().is_empty() {
+            return Err(ConfigError::NoKernel);
+        }
         if !(1..=MAX_CPUS).contains(&self.cpus) {
             return Err(ConfigError::Cpus(self.cpus));
         }
@@ -228,6 +268,13 @@ impl VmConfig {
             return Err(ConfigError::CommandLineText);
         }
         self.disks.iter().try_for_each(DiskSpec::validate)?;
+        for (n, disk) in self.disks.iter().enumerate() {
+            let before = self.disks[..n].iter();
+            let mut same = before.filter(|other| other.path == disk.path);
+            if same.any(|other| !(other.readonly && disk.readonly)) {
+                return Err(ConfigError::DiskTwice(disk.path.clone()));
+            }
+        }
         self.nets.iter().try_for_each(NetSpec::validate)?;
         self.vsock.iter().try_for_each(VsockSpec::validate)?;
         Ok(())
@@ -269,6 +316,37 @@ mod tests {
     }
 
     #[test]
+    fn json_that_means_nothing_is_refused_with_what_would() {
+        for (json, expected) in [
+            (r#""memory": 1.5"#, "expected a size"),
+            (r#""memory": null"#, "expected a size"),
+            (r#""memory": -1"#, "expected a size"),
+            (r#""memory": "1.5G""#, "write it as 512M"),
+            (r#""cpus": 256"#, "256 is out of range: give 1 to 32"),
+            (r#""disks": [["d", true, 1, null]]"#, "expected an object"),
+            (r#""nets": [["t"]]"#, "expected an object"),
+            (r#""vsock": ["s", 3]"#, "expected an object"),
+            (r#""cpus": 1, "cpus": 2"#, "duplicate field `cpus`"),
+            (
+                r#""disks": [{"path": "a", "path": "b"}]"#,
+                "duplicate field `path`",
+            ),
+        ] {
+            let text = format!(r#"{{"kernel": "k", {json}}}"#);
+            let error = serde_json::from_str::<VmConfig>(&text)
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains(expected) && error.contains("line 1"),
+                "{json}: {error}"
+            );
+        }
+        let text = r#"{"kernel": "k", "vsock": null, "memory": 1048576}"#;
+        let config: VmConfig = serde_json::from_str(text).unwrap();
+        assert_eq!((config.vsock, config.memory), (None, ByteSize(1 << 20)));
+    }
+
+    #[test]
     fn what_no_machine_could_be_is_refused() {
         let with = |change: fn(&mut VmConfig)| {
             let mut config = VmConfig::new("k");
@@ -283,5 +361,19 @@ mod tests {
         assert!(with(|c| c.memory = ByteSize((1 << 30) + 1)).is_some());
         assert!(with(|c| c.append = "x".repeat(2048)).is_some());
         assert!(with(|c| c.append = "a\nb".into()).is_some());
+        assert!(with(|c| c.kernel = "".into()).unwrap().contains("kernel"));
+        let disk = |readonly| DiskSpec {
+            readonly,
+            ..DiskSpec::new("d")
+        };
+        let mut config = VmConfig::new("k");
+        for (first, second, ok) in [
+            (true, true, true),
+            (false, true, false),
+            (false, false, false),
+        ] {
+            config.disks = vec![disk(first), DiskSpec::new("e"), disk(second)];
+            assert_eq!(config.validate().is_ok(), ok);
+        }
     }
 }

@@ -79,7 +79,9 @@ pub enum Error {
     #[error("the CPUID of {0} vCPUs is larger than KVM takes")]
     CpuidTooLarge(u8),
     /// Guest memory cannot be had.
-    #[error("memory: {size} cannot be allocated: {source}")]
+    #[error(
+        "memory: {size} cannot be allocated: {source}: give less with --memory, or raise the limits that 'ulimit -a' shows"
+    )]
     Memory {
         /// How much.
         size: ByteSize,
@@ -97,7 +99,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A file cannot be opened or read.
-    #[error("{what} {}: {source}", path.display())]
+    #[error("{what} {}: {source}: give a regular file that you may read", path.display())]
     File {
         /// What the file is for.
         what: &'static str,

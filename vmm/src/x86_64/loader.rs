@@ -160,7 +160,7 @@ impl Image {
             return Self::bzimage(file, len);
         }
         Err(match start {
-            [] => "is empty".to_owned(),
+            [] => "is empty: fetch or build it again".to_owned(),
             [0x1f, 0x8b, ..] => compressed("gzip"),
             [0xfd, b'7', b'z', ..] => compressed("xz"),
             [0x28, 0xb5, 0x2f, 0xfd, ..] => compressed("zstd"),
@@ -291,7 +291,7 @@ fn load_initrd(
         .and_then(|n| file.rewind().map(|()| n));
     let size = size.map_err(|e| file_error("initrd", path, e))?;
     if size == 0 {
-        return Err(bad("is empty".into()));
+        return Err(bad("is empty: make it again, or leave it out".into()));
     }
     let max = match kernel.setup_header.map(|h| h.initrd_addr_max) {
         Some(max) if max != 0 => u64::from(max),

@@ -109,7 +109,7 @@ impl FromStr for DiskSpec {
         let spec = DiskSpec {
             path: options.first().unwrap_or_default().into(),
             readonly: options.flag("readonly")?,
-            queues: options.value("queues")?.unwrap_or_else(one),
+            queues: options.number("queues", 1, MAX_QUEUES)?.unwrap_or_else(one),
             id: options.value("id")?,
         };
         options.finish()?;
@@ -139,6 +139,10 @@ mod tests {
         for (text, message) in [
             ("", "disk: path: is missing, as in 'disk.img,readonly'"),
             ("a,queues=0", "disk: queues: 0 is not from 1 to 16"),
+            (
+                "a,queues=99999",
+                "disk: queues: '99999' is not a number from 1 to 16",
+            ),
             ("a,queues=17", "disk: queues: 17 is not from 1 to 16"),
             (
                 "a,id=123456789012345678901",

@@ -67,7 +67,7 @@ impl FromStr for NetSpec {
         let mut options = Options::parse(DEVICE, text)?;
         let tap = options.value("tap")?;
         let mac = options.value("mac")?;
-        let mtu = options.value("mtu")?;
+        let mtu = options.number("mtu", MIN_MTU, u16::MAX)?;
         options.finish()?;
         let tap = tap.ok_or_else(|| bad("tap", "needs a name, as in 'tap=tap0'".to_owned()))?;
         let spec = NetSpec { tap, mac, mtu };

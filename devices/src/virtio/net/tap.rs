@@ -30,7 +30,9 @@ pub enum TapError {
     #[error("net: no permission to open {TUN}: give this user read and write access to it")]
     DriverPermission(#[source] io::Error),
     /// The driver cannot be opened for another reason.
-    #[error("net: cannot open {TUN}")]
+    #[error(
+        "net: cannot open {TUN}: {0}: raise the limit if it is one (ulimit -n), or see `drupe doctor`"
+    )]
     Driver(#[source] io::Error),
     /// There is no such interface.
     #[error("net: no TAP named {0}: create it with `ip tuntap add {0} mode tap user $USER`")]
@@ -53,7 +55,7 @@ pub enum TapError {
     )]
     Permission(String),
     /// A call failed for another reason.
-    #[error("net: the TAP {tap}: {what}")]
+    #[error("net: the TAP {tap}: {what}: {source}: `drupe doctor` says what this host offers")]
     Call {
         /// Which TAP.
         tap: String,
@@ -242,7 +244,7 @@ mod tests {
             ),
             (
                 attach_error("tap7", os(libc::ENOMEM), || true),
-                "net: the TAP tap7: cannot be taken",
+                "net: the TAP tap7: cannot be taken: Cannot allocate memory (os error 12): `drupe doctor` says what this host offers",
             ),
             (
                 open_error(os(libc::ENOENT)),
@@ -254,7 +256,7 @@ mod tests {
             ),
             (
                 open_error(os(libc::EMFILE)),
-                "net: cannot open /dev/net/tun",
+                "net: cannot open /dev/net/tun: Too many open files (os error 24): raise the limit if it is one (ulimit -n), or see `drupe doctor`",
             ),
         ] {
             assert_eq!(error.to_string(), message);
