@@ -1,5 +1,6 @@
-//! The system calls behind disk I/O and the workers that wait for kicks: every
-//! `unsafe` block of the block device is here. Each function retries `EINTR`.
+//! The system calls behind disk I/O, file I/O and the workers that wait for
+//! kicks: every `unsafe` block of the block device is here. Each function retries
+//! `EINTR`.
 
 use std::fs::File;
 use std::io;
@@ -18,10 +19,8 @@ const IOV_MAX: usize = 1024;
 /// The kernel's; `UnexpectedEof` when the file ends first. Part of the buffer
 /// may have been filled.
 pub fn read_at(file: &File, into: GuestBuffer<'_>, offset: u64) -> io::Result<()> {
-    transfer(into, offset, io::ErrorKind::UnexpectedEof, |iov, at| {
-        // SAFETY: `iov` describes live guest memory, writable for its whole
-        // length (see `transfer`); the kernel writes nowhere else.
-        unsafe { libc::preadv(file.as_raw_fd(), iov.as_ptr(), iov.len() as c_int, at) }
+    all(into, io::ErrorKind::UnexpectedEof, |into| {
+        transfer_from(file, into, offset)
     })
 }
 
@@ -30,15 +29,80 @@ pub fn read_at(file: &File, into: GuestBuffer<'_>, offset: u64) -> io::Result<()
 /// # Errors
 /// The kernel's. Part of the buffer may have been written.
 pub fn write_at(file: &File, from: GuestBuffer<'_>, offset: u64) -> io::Result<()> {
-    transfer(from, offset, io::ErrorKind::WriteZero, |iov, at| {
-        // SAFETY: `iov` describes live guest memory (see `transfer`), which the
-        // kernel only reads.
-        unsafe { libc::pwritev(file.as_raw_fd(), iov.as_ptr(), iov.len() as c_int, at) }
+    all(from, io::ErrorKind::WriteZero, |from| {
+        transfer_to(file, from, offset, false)
     })
 }
 
-/// Runs `call` on the pieces of `buffer` until all of it has been moved; `stuck`
-/// is the error when a call moves nothing.
+/// Reads as [`read_at`], but only up to the end of the file; how many bytes.
+///
+/// # Errors
+/// The kernel's, when there is one before the first byte.
+pub fn read_some_at(file: &File, into: GuestBuffer<'_>, offset: u64) -> io::Result<usize> {
+    some(transfer_from(file, into, offset))
+}
+
+/// Writes as [`write_at`], but returns how many bytes could be written; to the
+/// end of the file, wherever that is at each call, when `append`.
+///
+/// # Errors
+/// The kernel's, when there is one before the first byte.
+pub fn write_some_at(
+    file: &File,
+    from: GuestBuffer<'_>,
+    offset: u64,
+    append: bool,
+) -> io::Result<usize> {
+    some(transfer_to(file, from, offset, append))
+}
+
+/// How many bytes were moved before the end, or before the error.
+type Moved = (usize, io::Result<()>);
+
+fn all(
+    buffer: GuestBuffer<'_>,
+    stuck: io::ErrorKind,
+    call: impl FnOnce(GuestBuffer<'_>) -> Moved,
+) -> io::Result<()> {
+    let len = buffer.len();
+    match call(buffer) {
+        (moved, Ok(())) if moved < len => Err(stuck.into()),
+        (_, result) => result,
+    }
+}
+
+fn some((moved, result): Moved) -> io::Result<usize> {
+    match result {
+        Err(e) if moved == 0 => Err(e),
+        _ => Ok(moved),
+    }
+}
+
+fn transfer_from(file: &File, into: GuestBuffer<'_>, offset: u64) -> Moved {
+    transfer(into, offset, |iov, at| {
+        // SAFETY: `iov` describes live guest memory, writable for its whole
+        // length (see `transfer`); the kernel writes nowhere else.
+        unsafe { libc::preadv(file.as_raw_fd(), iov.as_ptr(), iov.len() as c_int, at) }
+    })
+}
+
+fn transfer_to(file: &File, from: GuestBuffer<'_>, offset: u64, append: bool) -> Moved {
+    let flags = if append { libc::RWF_APPEND } else { 0 };
+    transfer(from, offset, |iov, at| {
+        let (fd, count) = (file.as_raw_fd(), iov.len() as c_int);
+        // SAFETY: `iov` describes live guest memory (see `transfer`), which the
+        // kernel only reads.
+        unsafe {
+            match flags {
+                0 => libc::pwritev(fd, iov.as_ptr(), count, at),
+                _ => libc::pwritev2(fd, iov.as_ptr(), count, at, flags),
+            }
+        }
+    })
+}
+
+/// Runs `call` on the pieces of `buffer` until all of it has been moved or a call
+/// moves nothing.
 ///
 /// The iovecs that `call` gets point into guest memory that is mapped, readable
 /// and writable, for as long as the call lasts. The guest may change the bytes
@@ -46,12 +110,15 @@ pub fn write_at(file: &File, from: GuestBuffer<'_>, offset: u64) -> io::Result<(
 /// buffer in flight, and no Rust reference to the bytes exists.
 fn transfer(
     mut buffer: GuestBuffer<'_>,
-    mut offset: u64,
-    stuck: io::ErrorKind,
+    offset: u64,
     call: impl Fn(&[iovec], off_t) -> isize,
-) -> io::Result<()> {
+) -> Moved {
+    let mut total = 0;
     while !buffer.is_empty() {
-        let at = off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let at = offset.checked_add(total as u64);
+        let Some(at) = at.and_then(|at| off_t::try_from(at).ok()) else {
+            return (total, Err(io::ErrorKind::InvalidInput.into()));
+        };
         let moved = {
             let pieces = buffer.pieces().take(IOV_MAX);
             // The guards keep the mapping alive until the call is over.
@@ -66,15 +133,19 @@ fn transfer(
             call(&iov, at)
         };
         match usize::try_from(moved) {
-            Ok(0) => return Err(stuck.into()),
+            Ok(0) => break,
             Ok(n) => {
                 buffer.advance(n);
-                offset += n as u64;
+                total += n;
             }
-            Err(_) => retry_if_interrupted()?,
+            Err(_) => {
+                if let Err(e) = retry_if_interrupted() {
+                    return (total, Err(e));
+                }
+            }
         }
     }
-    Ok(())
+    (total, Ok(()))
 }
 
 /// `fallocate(2)` with the given mode.

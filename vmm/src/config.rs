@@ -7,11 +7,13 @@ use std::str::FromStr;
 
 use devices::spec::{SpecError, objects, optional_object};
 use devices::virtio::blk::DiskSpec;
-use devices::virtio::net::NetSpec;
+use devices::virtio::fs::FsSpec;
 use devices::virtio::vsock::VsockSpec;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+pub use crate::net::{NetConfig, UserNetSpec};
 
 /// The most vCPUs that a VM may have.
 pub const MAX_CPUS: u8 = 32;
@@ -52,6 +54,9 @@ pub enum ConfigError {
     /// A device's description.
     #[error(transparent)]
     Device(#[from] SpecError),
+    /// Two shares that the guest could not tell apart.
+    #[error("share: tag '{0}' is given twice: give each share a tag of its own")]
+    ShareTag(String),
 }
 
 /// A number of bytes; written as `512M`, `2G`, `1048576`, with the binary
@@ -199,7 +204,14 @@ pub struct VmConfig {
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "objects"
     )]
-    pub nets: Vec<NetSpec>,
+    pub nets: Vec<NetConfig>,
+    /// Directories and files of the host for the guest, by virtio-fs.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "objects"
+    )]
+    pub shares: Vec<FsSpec>,
     /// Sockets between guest and host.
     #[serde(
         default,
@@ -239,6 +251,7 @@ impl VmConfig {
             console: Console::default(),
             disks: Vec::new(),
             nets: Vec::new(),
+            shares: Vec::new(),
             vsock: None,
         }
     }
@@ -270,12 +283,19 @@ impl VmConfig {
         self.disks.iter().try_for_each(DiskSpec::validate)?;
         for (n, disk) in self.disks.iter().enumerate() {
             let before = self.disks[..n].iter();
-            let mut same = before.filter(|other| other.path == disk.path);
+            let mut same =
+                before.filter(|other| other.layers.is_empty() && other.path == disk.path);
             if same.any(|other| !(other.readonly && disk.readonly)) {
                 return Err(ConfigError::DiskTwice(disk.path.clone()));
             }
         }
-        self.nets.iter().try_for_each(NetSpec::validate)?;
+        self.nets.iter().try_for_each(NetConfig::validate)?;
+        self.shares.iter().try_for_each(FsSpec::validate)?;
+        for (n, share) in self.shares.iter().enumerate() {
+            if self.shares[..n].iter().any(|s| s.tag == share.tag) {
+                return Err(ConfigError::ShareTag(share.tag.clone()));
+            }
+        }
         self.vsock.iter().try_for_each(VsockSpec::validate)?;
         Ok(())
     }
@@ -375,5 +395,7 @@ mod tests {
             config.disks = vec![disk(first), DiskSpec::new("e"), disk(second)];
             assert_eq!(config.validate().is_ok(), ok);
         }
+        let twice = with(|c| c.shares = vec![FsSpec::new("a", "t"), FsSpec::new("b", "t")]);
+        assert!(twice.unwrap().contains("tag 't' is given twice"));
     }
 }

@@ -52,6 +52,9 @@ pub struct ConsoleIo {
     pub input: Option<File>,
     /// Where output goes. Without it output is dropped.
     pub output: Option<File>,
+    /// The most bytes that `output` may hold: it is emptied and begun again when
+    /// it would grow past that. For a regular file in append mode.
+    pub limit: Option<u64>,
     /// Looks at the input on its way.
     pub filter: Option<InputFilter>,
 }
@@ -70,7 +73,7 @@ impl Console {
     pub(crate) fn new(
         serial: Arc<Mutex<Serial>>,
         ring: Option<CoalescedRing>,
-        output: Option<File>,
+        (file, limit): (Option<File>, Option<u64>),
         ending: Arc<Ending>,
     ) -> io::Result<Self> {
         let mut timer = TimerFd::new()?;
@@ -78,7 +81,7 @@ impl Console {
         Ok(Console {
             serial,
             ring,
-            output: Arc::new(Output::new(output)),
+            output: Arc::new(Output::new(file, limit)),
             timer: Mutex::new(timer),
             busy: AtomicBool::new(false),
             ending,
@@ -325,7 +328,7 @@ mod tests {
         let room = Arc::new(event());
         let serial = Arc::new(Mutex::new(Serial::new(Arc::new(NoIrq), room.clone())));
         let ending = Arc::new(Ending::new(event()));
-        let console = Console::new(serial, None, None, ending.clone()).unwrap();
+        let console = Console::new(serial, None, (None, None), ending.clone()).unwrap();
         let filter: InputFilter = Box::new(|input, guest| {
             guest.extend(input);
             match input.contains(&b'x') {

@@ -1,5 +1,5 @@
-//! What ends a VM from outside: signals, and the time that a guest has to
-//! switch itself off after it was asked to.
+//! What ends a VM from outside: a handle for other threads, signals, and the
+//! time that a guest has to switch itself off after it was asked to.
 
 use std::io;
 use std::os::raw::c_int;
@@ -14,14 +14,39 @@ use vmm_sys_util::timerfd::TimerFd;
 use crate::outcome::{Ending, Outcome};
 use crate::signals::StopSignals;
 
+/// Ends a VM from any thread. Of no effect once the VM has ended.
+#[derive(Clone)]
+pub struct StopHandle {
+    ending: Arc<Ending>,
+    power: Arc<Mutex<AcpiPower>>,
+}
+
+impl StopHandle {
+    pub(crate) fn new(ending: Arc<Ending>, power: Arc<Mutex<AcpiPower>>) -> Self {
+        StopHandle { ending, power }
+    }
+
+    /// Ends the VM as it stands: what its guest has not flushed is lost.
+    pub fn stop(&self) {
+        self.ending.end(Outcome::Stopped(None));
+    }
+
+    /// Asks the guest to switch itself off.
+    pub fn press_power_button(&self) {
+        self.power
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .press_power_button();
+    }
+}
+
 /// Stop signals on the event loop.
 pub(crate) struct StopEvents {
     signals: Arc<StopSignals>,
-    power: Arc<Mutex<AcpiPower>>,
+    machine: StopHandle,
     timeout: Duration,
     timer: TimerFd,
     asked: Option<c_int>,
-    ending: Arc<Ending>,
 }
 
 impl StopEvents {
@@ -30,30 +55,25 @@ impl StopEvents {
 
     pub(crate) fn new(
         signals: Arc<StopSignals>,
-        power: Arc<Mutex<AcpiPower>>,
+        machine: StopHandle,
         timeout: Duration,
-        ending: Arc<Ending>,
     ) -> io::Result<Self> {
         Ok(StopEvents {
             signals,
-            power,
+            machine,
             timeout,
             timer: TimerFd::new()?,
             asked: None,
-            ending,
         })
     }
 
     fn stop(&mut self, signal: c_int) {
         let at_once = signal == libc::SIGQUIT || self.asked.is_some() || self.timeout.is_zero();
         if at_once || self.timer.reset(self.timeout, None).is_err() {
-            return self.ending.end(Outcome::Stopped(Some(signal)));
+            return self.machine.ending.end(Outcome::Stopped(Some(signal)));
         }
         self.asked = Some(signal);
-        self.power
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .press_power_button();
+        self.machine.press_power_button();
     }
 }
 
@@ -64,7 +84,7 @@ impl MutEventSubscriber for StopEvents {
                 self.stop(signal);
             }
         } else {
-            self.ending.end(Outcome::Stopped(self.asked));
+            self.machine.ending.end(Outcome::Stopped(self.asked));
         }
     }
 

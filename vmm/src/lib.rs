@@ -11,8 +11,10 @@ pub mod config;
 mod console;
 mod control;
 mod error;
+mod limits;
 mod machine;
 mod memory;
+mod net;
 mod outcome;
 mod output;
 mod signals;
@@ -22,9 +24,11 @@ mod virtio;
 mod x86_64;
 
 pub use console::{ConsoleIo, InputAction, InputFilter};
+pub use control::StopHandle;
 pub use error::{Error, KvmStep};
 pub use machine::Machine;
 pub use outcome::{CpuReport, Outcome};
+pub use usernet::Published;
 #[cfg(all(feature = "fuzzing", target_arch = "x86_64"))]
 pub use x86_64::fuzzing;
 #[cfg(target_arch = "x86_64")]

@@ -18,7 +18,7 @@ use crate::arch;
 use crate::coalesced::CoalescedRing;
 use crate::config::{Console as ConsoleMode, VmConfig};
 use crate::console::{Console, ConsoleEvents, ConsoleIo};
-use crate::control::{EndEvents, StopEvents};
+use crate::control::{EndEvents, StopEvents, StopHandle};
 use crate::error::{Error, KvmStep};
 use crate::outcome::{Ending, Outcome};
 use crate::signals::{self, StopSignals};
@@ -42,6 +42,7 @@ pub struct Machine {
     events: EventManager<Subscriber>,
     board: Arc<Board>,
     devices: Vec<SharedDevice>,
+    published: Vec<usernet::Published>,
     power: Arc<Mutex<AcpiPower>>,
     end_event: EventFd,
     // KVM lets go of guest memory only after the vCPUs are gone.
@@ -84,7 +85,7 @@ impl Machine {
             )),
             false => None,
         };
-        let devices = virtio::open_devices(config)?;
+        let (devices, published) = virtio::open_devices(config)?;
         let vm = create_vm(&kvm)?;
         arch::prepare_vm(&vm)?;
         memory::register(&vm, &mem)?;
@@ -141,7 +142,7 @@ impl Machine {
             ConsoleMode::On => io,
             ConsoleMode::Off => ConsoleIo::default(),
         };
-        let console = Console::new(serial, ring, io.output, ending.clone())
+        let console = Console::new(serial, ring, (io.output, io.limit), ending.clone())
             .map_err(Error::host("make the console's timer"))?;
         let console = Arc::new(console);
         events.add_subscriber(Box::new(ConsoleEvents::new(
@@ -169,11 +170,23 @@ impl Machine {
             events,
             board,
             devices,
+            published,
             power,
             end_event,
             _vm: vm,
             stop,
         })
+    }
+
+    /// The ports of the guest that the host's lead to, with those that the host
+    /// chose.
+    pub fn published(&self) -> &[usernet::Published] {
+        &self.published
+    }
+
+    /// What ends the VM from another thread.
+    pub fn stop_handle(&self) -> StopHandle {
+        StopHandle::new(self.board.ending.clone(), self.power.clone())
     }
 
     /// Runs the VM to its end. With stop signals, `SIGTERM`, `SIGINT`, `SIGHUP` and
@@ -233,9 +246,8 @@ impl Machine {
         for vcpu in self.vcpus.drain(..) {
             threads.push(vcpu.start().map_err(Error::host("start a vCPU's thread"))?);
         }
-        if let Some(stop) = self.stop.clone() {
-            let ending = self.board.ending.clone();
-            let stop = StopEvents::new(stop, self.power.clone(), timeout, ending)
+        if let Some(signals) = self.stop.clone() {
+            let stop = StopEvents::new(signals, self.stop_handle(), timeout)
                 .map_err(Error::host("make a timer"))?;
             self.events.add_subscriber(Box::new(stop));
         }

@@ -24,6 +24,8 @@ const STACK: usize = 64 * 1024;
 /// The buffer, and who empties it.
 pub(crate) struct Output {
     file: Mutex<Option<File>>,
+    /// The most bytes that the file may hold; then it is emptied.
+    limit: Option<u64>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -44,9 +46,11 @@ impl State {
 }
 
 impl Output {
-    /// Without a file, all output is dropped.
-    pub(crate) fn new(file: Option<File>) -> Self {
+    /// Without a file, all output is dropped. With a limit in bytes, the file is
+    /// emptied and begun again when it would grow past that.
+    pub(crate) fn new(file: Option<File>, limit: Option<u64>) -> Self {
         Output {
+            limit,
             state: Mutex::new(State {
                 pending: VecDeque::new(),
                 due: false,
@@ -130,9 +134,23 @@ impl Output {
 
     fn write_out(&self, mut file: File) {
         let mut chunk = Vec::with_capacity(MAX_WRITE);
+        let mut size = 0;
         while self.next_chunk(&mut chunk) {
+            if self
+                .limit
+                .is_some_and(|most| size + chunk.len() as u64 > most)
+            {
+                // A file that cannot be emptied would grow for ever.
+                if file.set_len(0).is_err() {
+                    return self.close();
+                }
+                size = 0;
+            }
             match file.write(&chunk) {
-                Ok(n) if n > 0 => self.written(n),
+                Ok(n) if n > 0 => {
+                    size += n as u64;
+                    self.written(n);
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 // Somebody else who has this open file made it so.
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait_writable(&file),
@@ -230,7 +248,7 @@ mod tests {
     #[test]
     fn what_is_written_arrives_in_order() {
         let (mut reader, writer) = pipe();
-        let output = Arc::new(Output::new(Some(writer)));
+        let output = Arc::new(Output::new(Some(writer), None));
         let thread = output.start().unwrap();
         let mut expected: Vec<u8> = Vec::new();
         for n in 0..10_000 {
@@ -259,7 +277,7 @@ mod tests {
     #[test]
     fn a_line_goes_out_at_once_and_a_part_when_flushed() {
         let (mut reader, writer) = pipe();
-        let output = Arc::new(Output::new(Some(writer)));
+        let output = Arc::new(Output::new(Some(writer), None));
         let thread = output.start().unwrap();
         let mut text = [0; 2];
         output.append(|| b"a\n".to_vec());
@@ -279,7 +297,7 @@ mod tests {
         let (master, slave) = terminal();
         let (reader, writer) = pipe();
         for file in [slave, writer] {
-            let output = Arc::new(Output::new(Some(file)));
+            let output = Arc::new(Output::new(Some(file), None));
             let thread = output.start().unwrap();
             let start = Instant::now();
             while output.has_room() {
@@ -297,15 +315,33 @@ mod tests {
     }
 
     #[test]
+    fn a_limited_file_begins_again() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let append = File::options().append(true).open(file.path()).unwrap();
+        let output = Arc::new(Output::new(Some(append), Some(10)));
+        let thread = output.start().unwrap();
+        for text in ["1234\n", "6789\n", "abc\n", "d"] {
+            output.append(|| text.into());
+            while !output.is_empty() {
+                output.flush();
+                output.wait_for_room(Duration::from_millis(1));
+            }
+        }
+        output.finish(PATIENCE);
+        thread.unwrap().join().unwrap();
+        assert_eq!(std::fs::read(file.path()).unwrap(), b"abc\nd");
+    }
+
+    #[test]
     fn without_a_reader_output_is_dropped() {
         let (reader, writer) = pipe();
         drop(reader);
-        let output = Arc::new(Output::new(Some(writer)));
+        let output = Arc::new(Output::new(Some(writer), None));
         let thread = output.start().unwrap();
         output.append(|| vec![b'\n'; 2 * BACK_PRESSURE]);
         thread.unwrap().join().unwrap();
         assert!(output.has_room() && output.is_empty());
-        let output = Arc::new(Output::new(None));
+        let output = Arc::new(Output::new(None, None));
         assert!(output.start().unwrap().is_none());
         assert!(output.append(|| vec![b'\n'; 2 * BACK_PRESSURE]));
         assert!(output.has_room() && output.is_empty());

@@ -47,6 +47,24 @@ pub(crate) fn ignore_file_size_signal() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
+/// Runs `start` with all signals blocked: a thread that it starts never gets one,
+/// whatever the process does with them later.
+pub(crate) fn with_all_blocked<T>(start: impl FnOnce() -> T) -> T {
+    // SAFETY: sigset_t is plain data that sigfillset and pthread_sigmask fill; all
+    // pointers are to locals that outlive the calls, which cannot fail then.
+    let before = unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &all, &mut before);
+        before
+    };
+    let result = start();
+    // SAFETY: as above; the mask is the one that was in force.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut()) };
+    result
+}
+
 /// The stop signals that are not ignored, as a descriptor; blocked in this thread
 /// and those that it starts, and given back when dropped.
 pub(crate) struct StopSignals {
@@ -160,5 +178,22 @@ mod tests {
         }
         assert_eq!(signals.take(), Some(taken));
         assert_eq!(signals.take(), None);
+    }
+
+    fn blocked() -> u64 {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+        u64::from_str_radix(line.unwrap().trim(), 16).unwrap()
+    }
+
+    #[test]
+    fn a_thread_started_with_all_blocked_gets_none() {
+        let before = blocked();
+        let thread = with_all_blocked(|| std::thread::spawn(blocked));
+        let theirs = thread.join().unwrap();
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+            assert_ne!(theirs & 1 << (signal - 1), 0, "{signal}");
+        }
+        assert_eq!(blocked(), before);
     }
 }

@@ -15,10 +15,12 @@ use crate::rate_log::RateLog;
 
 pub mod blk;
 mod buffer;
+pub mod fs;
 pub mod mmio;
 pub mod net;
 mod queue;
 pub mod rng;
+mod stop;
 mod subscriber;
 pub mod vsock;
 
@@ -51,6 +53,8 @@ pub enum DeviceType {
     Rng = 4,
     /// Socket device, §5.10.
     Vsock = 19,
+    /// File system device, §5.11.
+    Fs = 26,
 }
 
 /// The driver broke the rules of the standard. The device that sees one stops

@@ -16,6 +16,8 @@ use super::{Activation, DeviceType, VirtioDevice, read_config_bytes};
 mod backend;
 mod config;
 mod file;
+mod gpt;
+mod layers;
 mod request;
 mod spec;
 mod worker;
@@ -31,11 +33,13 @@ pub use config::{
     MAX_WRITE_ZEROES_SEGMENTS, QUEUE_SIZE, SEG_MAX,
 };
 pub use file::{DiskError, FileDisk};
+pub use layers::{LayerDisk, MAX_LAYERS};
 pub use request::{Status, request_type};
 pub use spec::{DiskSpec, MAX_QUEUES, SERIAL_SIZE};
 
+use super::stop::Stop;
 use request::Requests;
-use worker::{Stop, Workers};
+use worker::Workers;
 
 /// The unit of capacity and of request addresses in bytes, whatever the logical
 /// block size (§5.2.4).
@@ -81,16 +85,21 @@ impl Blk {
     /// # Errors
     /// See [`DiskError`].
     pub fn open(spec: &DiskSpec, index: usize) -> Result<Self, DiskError> {
-        let disk = FileDisk::open(&spec.path, spec.readonly)?;
-        Ok(Self::with_backend(Arc::new(disk), spec, index))
+        let backend: Arc<dyn DiskBackend> = if spec.layers.is_empty() {
+            Arc::new(FileDisk::open(&spec.path, spec.readonly)?)
+        } else {
+            Arc::new(LayerDisk::open(&spec.layers)?)
+        };
+        Ok(Self::with_backend(backend, spec, index))
     }
 
     /// A disk over any back end; the path of `spec` is not opened.
     pub fn with_backend(backend: Arc<dyn DiskBackend>, spec: &DiskSpec, index: usize) -> Self {
         let queues = spec.queues.clamp(1, MAX_QUEUES);
-        let discards = backend.discard_granularity().filter(|_| !spec.readonly);
+        let readonly = spec.is_readonly();
+        let discards = backend.discard_granularity().filter(|_| !readonly);
         let mut features = config::F_SEG_MAX | config::F_BLK_SIZE | config::F_FLUSH;
-        if spec.readonly {
+        if readonly {
             features |= config::F_RO;
         }
         if queues > 1 {
@@ -108,7 +117,7 @@ impl Blk {
         };
         Blk {
             name: format!("blk{index}"),
-            readonly: spec.readonly,
+            readonly,
             config: BlkConfig {
                 capacity: state.capacity,
                 blk_size: state.block_size,

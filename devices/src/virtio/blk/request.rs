@@ -8,9 +8,9 @@ use super::config::{
     MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, MAX_WRITE_ZEROES_SECTORS, MAX_WRITE_ZEROES_SEGMENTS,
 };
 use super::spec::SERIAL_SIZE;
-use super::worker::Stop;
 use super::{SECTOR_SIZE, config};
 use crate::rate_log::RateLog;
+use crate::virtio::stop::Stop;
 use crate::virtio::{Chain, GuestBuffer, Violation};
 
 /// Request types, `VIRTIO_BLK_T_*`.

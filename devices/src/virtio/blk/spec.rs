@@ -1,10 +1,11 @@
 //! How a disk is described, on the command line and in JSON.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::layers::MAX_LAYERS;
 use crate::spec::{Options, SpecError};
 
 /// What messages call the device.
@@ -18,12 +19,21 @@ pub const MAX_QUEUES: u16 = 16;
 /// `VIRTIO_BLK_T_GET_ID`).
 pub const SERIAL_SIZE: usize = 20;
 
-/// A disk: `PATH[,readonly][,queues=N][,id=TEXT]`.
+/// Serial number of a disk of layers that is given none.
+const LAYERS_ID: &str = "layers";
+
+/// A disk: `PATH[,readonly][,queues=N][,id=TEXT]`, or in JSON a list of `layers`
+/// in place of the path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DiskSpec {
-    /// Raw image file or block device.
+    /// Raw image file or block device; empty for a disk of layers.
+    #[serde(default, skip_serializing_if = "path_is_empty")]
     pub path: PathBuf,
+    /// Files that make up a read-only disk with a partition for each, in this
+    /// order ([`super::LayerDisk`]); at most [`MAX_LAYERS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<PathBuf>,
     /// Refuse the guest's writes; several VMs may then share the disk.
     #[serde(default)]
     pub readonly: bool,
@@ -31,7 +41,7 @@ pub struct DiskSpec {
     #[serde(default = "one")]
     pub queues: u16,
     /// Serial number that the guest sees, at most 20 ASCII characters [default:
-    /// the file's name].
+    /// the file's name; of a disk of layers, `layers`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
 }
@@ -40,15 +50,35 @@ fn one() -> u16 {
     1
 }
 
+fn path_is_empty(path: &Path) -> bool {
+    path.as_os_str().is_empty()
+}
+
 impl DiskSpec {
     /// A writable disk with one queue.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         DiskSpec {
             path: path.into(),
+            layers: Vec::new(),
             readonly: false,
             queues: 1,
             id: None,
         }
+    }
+
+    /// A read-only disk with a partition for each of these files.
+    pub fn of_layers(layers: Vec<PathBuf>) -> Self {
+        DiskSpec {
+            layers,
+            readonly: true,
+            ..DiskSpec::new("")
+        }
+    }
+
+    /// True when the guest's writes are refused: asked for, or because layers
+    /// are shared.
+    pub fn is_readonly(&self) -> bool {
+        self.readonly || !self.layers.is_empty()
     }
 
     /// Checks what neither the command line's nor JSON's grammar can say. Opens
@@ -64,8 +94,18 @@ impl DiskSpec {
                 why,
             })
         };
-        if self.path.as_os_str().is_empty() {
-            return bad("path", "is missing, as in 'disk.img,readonly'".to_owned());
+        match (path_is_empty(&self.path), self.layers.len()) {
+            (true, 0) => {
+                return bad("path", "is missing, as in 'disk.img,readonly'".to_owned());
+            }
+            (false, 0) | (true, 1..=MAX_LAYERS) => {}
+            (true, n) => {
+                return bad("layers", format!("{n} are more than {MAX_LAYERS}"));
+            }
+            (false, _) => {
+                let why = "a disk has a path or layers, not both".to_owned();
+                return bad("layers", why);
+            }
         }
         if !(1..=MAX_QUEUES).contains(&self.queues) {
             let why = format!("{} is not from 1 to {MAX_QUEUES}", self.queues);
@@ -84,6 +124,7 @@ impl DiskSpec {
     pub fn serial(&self) -> [u8; SERIAL_SIZE] {
         let name = match &self.id {
             Some(id) => id.as_bytes(),
+            None if !self.layers.is_empty() => LAYERS_ID.as_bytes(),
             None => self
                 .path
                 .file_name()
@@ -106,11 +147,12 @@ impl FromStr for DiskSpec {
 
     fn from_str(text: &str) -> Result<Self, SpecError> {
         let mut options = Options::parse(DEVICE, text)?;
+        let path = options.first().unwrap_or_default();
         let spec = DiskSpec {
-            path: options.first().unwrap_or_default().into(),
             readonly: options.flag("readonly")?,
             queues: options.number("queues", 1, MAX_QUEUES)?.unwrap_or_else(one),
             id: options.value("id")?,
+            ..DiskSpec::new(path)
         };
         options.finish()?;
         spec.validate()?;
@@ -132,6 +174,30 @@ mod tests {
         assert_eq!(plain, "x.img".parse().unwrap());
         assert_eq!(plain, DiskSpec::new("x.img"));
         assert!(serde_json::from_str::<DiskSpec>(r#"{"path":"x","ro":true}"#).is_err());
+    }
+
+    #[test]
+    fn a_disk_has_a_path_or_layers() {
+        let parse = |json: &str| serde_json::from_str::<DiskSpec>(json).unwrap();
+        let spec = parse(r#"{"layers":["a","b"]}"#);
+        spec.validate().unwrap();
+        assert!(spec.is_readonly() && !spec.readonly);
+        assert_eq!(&spec.serial()[..7], b"layers\0");
+        let made = DiskSpec::of_layers(vec!["a".into(), "b".into()]);
+        assert_eq!(parse(&serde_json::to_string(&made).unwrap()), made);
+        let named = parse(r#"{"layers":["a"],"id":"base"}"#);
+        assert_eq!(&named.serial()[..5], b"base\0");
+
+        let refusal = |spec: &DiskSpec| spec.validate().unwrap_err().to_string();
+        let both = refusal(&parse(r#"{"path":"a","layers":["b"]}"#));
+        assert_eq!(both, "disk: layers: a disk has a path or layers, not both");
+        let none = refusal(&parse(r#"{"layers":[]}"#));
+        assert!(none.contains("path: is missing"), "{none}");
+        let many = refusal(&DiskSpec::of_layers(vec!["a".into(); MAX_LAYERS + 1]));
+        assert_eq!(many, "disk: layers: 128 are more than 127");
+        DiskSpec::of_layers(vec!["a".into(); MAX_LAYERS])
+            .validate()
+            .unwrap();
     }
 
     #[test]

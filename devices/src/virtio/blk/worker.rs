@@ -3,13 +3,11 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
-
 use super::request::Requests;
+use crate::virtio::stop::Stop;
 use crate::virtio::{Activation, Violation, VirtQueue, VirtioInterrupt, report_violation};
 use crate::{GuestMemory, sys_io};
 
@@ -22,31 +20,6 @@ const MAX_UNANNOUNCED: u32 = 16;
 /// interrupts when the data is in the page cache, the second keeps the guest
 /// from waiting when each request takes its time.
 const MAX_DELAY: Duration = Duration::from_micros(100);
-
-/// Tells workers to end, awake or asleep. Stays raised.
-pub(super) struct Stop {
-    raised: AtomicBool,
-    event: EventFd,
-}
-
-impl Stop {
-    pub fn new() -> io::Result<Self> {
-        Ok(Stop {
-            raised: AtomicBool::new(false),
-            event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
-        })
-    }
-
-    pub fn raise(&self) {
-        self.raised.store(true, Ordering::SeqCst);
-        // Fails only when the counter is full: it is readable then.
-        let _ = self.event.write(1);
-    }
-
-    pub fn is_raised(&self) -> bool {
-        self.raised.load(Ordering::Relaxed)
-    }
-}
 
 /// The running workers of one use of the device. Ends them when dropped.
 pub(super) struct Workers {
@@ -152,7 +125,7 @@ impl Worker {
     /// that half does.
     fn run(mut self) {
         while self.turn() {
-            let stop = &self.requests.stop.event;
+            let stop = &self.requests.stop;
             match sys_io::wait_readable([stop.as_raw_fd(), self.queue.kick().as_raw_fd()]) {
                 Ok([true, _]) => return,
                 Ok(_) => {

@@ -86,6 +86,10 @@ pub trait PacketBackend: Send {
     /// When the back end could not follow; it then goes on as before.
     fn set_offload(&mut self, offload: Offload) -> io::Result<()>;
 
+    /// The driver is gone, and with it whatever is under way: a back end that keeps
+    /// connections for it ends them. Called at each reset.
+    fn reset(&mut self) {}
+
     /// Reads one packet, header first: into `buffer`, and what does not fit there
     /// into `spill`. Returns the size of all. `buffer` may have up to
     /// [`super::MAX_PIECES`] pieces, or none.

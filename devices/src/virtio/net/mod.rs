@@ -245,6 +245,7 @@ impl<B: PacketBackend> Net<B> {
             self.counters.rx_dropped += 1;
         }
         self.tx = tx::Tx::default();
+        self.backend.reset();
         if self.offload != Offload::NONE {
             self.set_offload(Offload::NONE);
             self.rx.discard(&mut self.backend, &mut self.counters);

@@ -75,6 +75,14 @@ fn the_next_driver_does_not_get_large_packets_of_the_one_before() {
 }
 
 #[test]
+fn the_back_end_hears_of_resets() {
+    let mut b = started(0);
+    let before = b.wire().resets;
+    b.d.write(0x70, 0);
+    assert_eq!(b.wire().resets, before + 1);
+}
+
+#[test]
 fn packets_from_before_the_driver_reach_it() {
     let mut b = bench_with(true);
     b.arrive(&packet(100, 1));

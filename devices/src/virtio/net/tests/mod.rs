@@ -29,6 +29,7 @@ struct Wire {
     /// What the next calls fail with.
     error: Option<i32>,
     offloads: Vec<Offload>,
+    resets: usize,
     reads: usize,
 }
 
@@ -64,6 +65,10 @@ impl PacketBackend for FakeBackend {
     fn set_offload(&mut self, offload: Offload) -> io::Result<()> {
         self.wire()?.offloads.push(offload);
         Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.wire.lock().unwrap().resets += 1;
     }
 
     fn read_packet(&mut self, buffer: &GuestBuffer<'_>, spill: &mut [u8]) -> io::Result<usize> {
