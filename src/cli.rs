@@ -1,6 +1,8 @@
 //! The command line: text in, plain values out. Nothing is opened here save the
 //! file of `--config`.
 
+mod images;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,12 +13,25 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use devices::spec::Object;
 use devices::virtio::blk::DiskSpec;
-use devices::virtio::net::NetSpec;
+use devices::virtio::fs::FsSpec;
 use devices::virtio::vsock::VsockSpec;
 use thiserror::Error;
-use vmm::config::{BootProtocol, ByteSize, ConfigError, Console, MAX_CPUS, VmConfig};
+use vmm::config::{BootProtocol, ByteSize, ConfigError, Console, MAX_CPUS, NetConfig, VmConfig};
 
 use crate::{exit, output};
+pub use images::{
+    ImageArgs, ImageCommand, ImageInspectArgs, ImagePruneArgs, ImagesArgs, ImportArgs, LoadArgs,
+    PullArgs, RmiArgs, TagArgs,
+};
+
+mod mounts;
+mod network;
+mod ports;
+pub mod process;
+pub mod run;
+pub mod sandbox;
+pub mod spec;
+pub mod volume;
 
 /// The longest that a guest may be given to power itself off, in seconds: a day.
 const MAX_STOP_TIMEOUT: i64 = 24 * 60 * 60;
@@ -36,7 +51,8 @@ const MAX_MESSAGE: usize = 1000;
     arg_required_else_help = false,
     after_help = "Examples:
   drupe doctor                            can this machine run VMs?
-  drupe kernel fetch                      get a kernel to boot
+  drupe kernel build                      get a kernel to run them with
+  drupe run --rm -it debian bash          a shell in a machine of its own
   drupe boot --kernel NAME --disk root.img --append 'root=/dev/vda'
 
 'drupe COMMAND --help' tells more about a command."
@@ -53,12 +69,70 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run a command of an image in a machine of its own
+    Run(Box<run::RunArgs>),
+    /// Make a sandbox without starting it, and print its identifier
+    Create(Box<run::CreateArgs>),
+    /// Start sandboxes that do not run
+    Start(sandbox::StartArgs),
+    /// Ask sandboxes to end, and make them
+    Stop(sandbox::StopArgs),
+    /// Send sandboxes a signal
+    Kill(sandbox::KillArgs),
+    /// Remove sandboxes
+    Rm(sandbox::RmArgs),
+    /// List sandboxes
+    Ps(sandbox::PsArgs),
+    /// Print what a sandbox wrote
+    Logs(sandbox::LogsArgs),
+    /// Run a further command in a sandbox
+    Exec(Box<sandbox::ExecArgs>),
+    /// Join a sandbox's input and output with these
+    Attach(sandbox::AttachArgs),
+    /// Copy files into a sandbox or out of it
+    Cp(sandbox::CpArgs),
+    /// Tell all about sandboxes, images or volumes, in JSON
+    Inspect(sandbox::InspectArgs),
+    /// Tell what sandboxes use
+    Stats(sandbox::StatsArgs),
+    /// Wait for sandboxes to end, and print their exit statuses
+    Wait(sandbox::WaitArgs),
+    /// List the processes of a sandbox
+    Top(sandbox::TopArgs),
+    /// List the ports of the host that lead to a sandbox
+    Port(sandbox::PortArgs),
+    /// Give a sandbox another name
+    Rename(sandbox::RenameArgs),
+    /// Print what happens to sandboxes
+    Events(sandbox::EventsArgs),
+    /// Make, list and remove volumes
+    Volume(volume::VolumeArgs),
+    /// Tell what takes how much, and tidy up
+    System(volume::SystemArgs),
+    /// Print the completions of a shell
+    Completions(volume::CompletionsArgs),
+    /// Write manual pages
+    Man(volume::ManArgs),
     /// Boot a virtual machine, with its console on this terminal
     Boot(Box<BootArgs>),
     /// Find out whether this machine can run VMs, and what to do if not
     Doctor(DoctorArgs),
+    /// Work with images
+    Image(Box<ImageArgs>),
+    /// List images
+    Images(ImagesArgs),
+    /// Make an image of a root file system's tar
+    Import(Box<ImportArgs>),
     /// Get kernels to boot
     Kernel(KernelArgs),
+    /// Put the images of an archive into the store
+    Load(LoadArgs),
+    /// Get images from their registries
+    Pull(PullArgs),
+    /// Remove images
+    Rmi(RmiArgs),
+    /// Give an image further names
+    Tag(TagArgs),
 }
 
 /// `drupe boot`.
@@ -66,7 +140,8 @@ pub enum Command {
 #[command(after_help = boot_after_help())]
 pub struct BootArgs {
     /// Kernel: a bzImage or an ELF vmlinux. When there is no such file, the
-    /// kernel of this name in 'drupe kernel list', with its initrd
+    /// kernel of this name in 'drupe kernel list', with its initrd; stock or tuned
+    /// for the newest of these
     #[arg(long, value_name = "FILE", required_unless_present = "config")]
     pub kernel: Option<PathBuf>,
     /// Initial RAM disk
@@ -76,10 +151,16 @@ pub struct BootArgs {
     /// Options: readonly, queues=N, id=TEXT
     #[arg(long, value_name = "PATH[,readonly]")]
     pub disk: Vec<DiskSpec>,
-    /// Network interface on a TAP that exists; can be given again.
-    /// Options: mac=MAC, mtu=N
-    #[arg(long, value_name = "tap=NAME[,mac=MAC]")]
-    pub net: Vec<NetSpec>,
+    /// Network interface: on a TAP that exists, or by ordinary sockets of this
+    /// process; can be given again. Options: mac=MAC, mtu=N; of 'user' also
+    /// publish=HOST:GUEST, policy=RULES, host-loopback and more
+    #[arg(long, value_name = "user|tap=NAME[,mac=MAC]")]
+    pub net: Vec<NetConfig>,
+    /// Directory or file of the host for the guest, which mounts it by
+    /// 'mount -t virtiofs NAME DIR'; can be given again.
+    /// Options: readonly, cache=SECONDS
+    #[arg(long, value_name = "PATH,tag=NAME[,readonly]")]
+    pub share: Vec<FsSpec>,
     /// Sockets between guest and host: a Unix socket on the host, and the
     /// guest's address, 3 or more
     #[arg(long, value_name = "PATH,cid=N")]
@@ -143,6 +224,7 @@ pub enum Topic {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people.
+    #[value(alias = "table")]
     Text,
     /// For programs.
     Json,
@@ -287,7 +369,7 @@ pub enum CliError {
 #[derive(Debug)]
 pub enum Parsed {
     /// A command.
-    Run(Cli),
+    Run(Box<Cli>),
     /// A text that was asked for: help or the version.
     Print(String),
 }
@@ -299,7 +381,7 @@ pub enum Parsed {
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, CliError> {
     let args: Vec<OsString> = args.into_iter().collect();
     match Cli::try_parse_from(&args) {
-        Ok(cli) => Ok(Parsed::Run(cli)),
+        Ok(cli) => Ok(Parsed::Run(Box::new(cli))),
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Ok(Parsed::Print(e.render().to_string()))
         }
@@ -375,6 +457,7 @@ pub fn config(args: &BootArgs) -> Result<VmConfig, CliError> {
     }
     config.disks.extend_from_slice(&args.disk);
     config.nets.extend_from_slice(&args.net);
+    config.shares.extend_from_slice(&args.share);
     if args.vsock.is_some() {
         config.vsock.clone_from(&args.vsock);
     }

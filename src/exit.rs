@@ -10,6 +10,8 @@ macro_rules! statuses {
             $(#[doc = $meaning] $name,)*
             /// The VM was stopped by force after a signal of this number.
             Signal(u8),
+            /// A sandbox's command ended with this.
+            Command(u8),
         }
 
         impl Exit {
@@ -18,6 +20,7 @@ macro_rules! statuses {
                 match self {
                     $(Exit::$name => $status,)*
                     Exit::Signal(number) => 128_u8.saturating_add(number),
+                    Exit::Command(status) => status,
                 }
             }
         }
@@ -35,6 +38,10 @@ macro_rules! statuses {
         );
     };
 }
+
+/// How drupe ends when it fails itself, with those commands that otherwise end as
+/// a sandbox's command does.
+pub const OWN_FAILURE: u8 = 125;
 
 statuses! {
     Success = 0, "the guest powered itself off";
@@ -67,5 +74,6 @@ mod tests {
         }
         assert_eq!(Exit::Signal(15).status(), 143);
         assert_eq!(Exit::Signal(255).status(), 255);
+        assert_eq!(Exit::Command(OWN_FAILURE).status(), 125);
     }
 }

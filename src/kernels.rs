@@ -35,6 +35,11 @@ pub enum KernelsError {
     /// A kernel of this name is neither a file nor in the store.
     #[error("kernel '{0}': there is no such file and no such kernel in 'drupe kernel list'")]
     Unknown(PathBuf),
+    /// There is none to choose from.
+    #[error(
+        "no kernel in {0}: get one with 'drupe kernel build' or 'drupe kernel fetch', or give --kernel FILE"
+    )]
+    None(PathBuf),
 }
 
 /// A kernel of the store.
@@ -50,6 +55,15 @@ pub struct Kernel {
     pub path: PathBuf,
     /// Its initial RAM disk, when it needs one.
     pub initrd: Option<PathBuf>,
+}
+
+impl Kernel {
+    /// Where the modules are that it needs before it has a root, when it needs
+    /// any: `guest-images/kernel/fetch` puts them beside it.
+    pub fn modules(&self) -> Option<PathBuf> {
+        let directory = self.path.parent()?.join("boot-modules");
+        directory.join("order").is_file().then_some(directory)
+    }
 }
 
 /// `kernel.json`, as the scripts write it; what is not needed here is left out.
@@ -159,8 +173,20 @@ fn plain(name: &Path) -> bool {
     )
 }
 
+/// The kernel of this name in the store, or the newest of this flavour.
+fn find(store: &Path, name: &str) -> Option<Kernel> {
+    if let Ok(kernel) = read(store, name) {
+        return Some(kernel);
+    }
+    let kernels = list(store).unwrap_or_default().into_iter();
+    kernels
+        .filter(|kernel| kernel.flavour == name)
+        .max_by_key(|kernel| version(&kernel.version))
+}
+
 /// Where `--kernel NAME` is resolved: a kernel that is not a file, and has the
-/// name of one in the store, becomes that one, and its initrd the VM's unless
+/// name (or is the newest of the flavour, `stock` or `tuned`) of one in the store,
+/// becomes that one, and its initrd the VM's unless
 /// there is another. Everything else stays as it is.
 ///
 /// # Errors
@@ -170,7 +196,7 @@ pub fn resolve(config: &mut VmConfig) -> Result<(), KernelsError> {
         return Ok(());
     }
     let kernel = match (default_store(), config.kernel.to_str()) {
-        (Ok(store), Some(name)) => read(&store, name).ok(),
+        (Ok(store), Some(name)) => find(&store, name),
         _ => None,
     };
     let Some(kernel) = kernel else {
@@ -179,6 +205,39 @@ pub fn resolve(config: &mut VmConfig) -> Result<(), KernelsError> {
     config.kernel = kernel.path;
     config.initrd = config.initrd.take().or(kernel.initrd);
     Ok(())
+}
+
+/// The kernel for a sandbox: the one that was asked for, a file or a name in the
+/// store; else the newest tuned one of the store, else the newest.
+///
+/// # Errors
+/// [`KernelsError::Unknown`] or [`KernelsError::None`], or the store's.
+pub fn choose(asked: Option<&Path>) -> Result<Kernel, KernelsError> {
+    if let Some(path) = asked {
+        let mut config = VmConfig::new(path);
+        resolve(&mut config)?;
+        return match config.kernel.is_file() {
+            true => Ok(Kernel {
+                name: path.display().to_string(),
+                flavour: String::new(),
+                version: String::new(),
+                path: config.kernel,
+                initrd: config.initrd,
+            }),
+            false => Err(KernelsError::Unknown(path.to_owned())),
+        };
+    }
+    let store = default_store()?;
+    let rank = |kernel: &Kernel| (kernel.flavour == "tuned", version(&kernel.version));
+    let best = list(&store)?.into_iter().max_by_key(rank);
+    best.ok_or(KernelsError::None(store))
+}
+
+/// The numbers in a version, to compare it with others.
+fn version(text: &str) -> Vec<u64> {
+    text.split(|c: char| !c.is_ascii_digit())
+        .filter_map(|number| number.parse().ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -224,6 +283,27 @@ mod tests {
         assert_eq!(kernels[0].initrd, Some(store.path().join("a/initrd")));
         assert_eq!(kernels[1].path, store.path().join("b/kernel"));
         assert_eq!(kernels[1].initrd, None);
+    }
+
+    #[test]
+    fn a_flavour_stands_for_its_newest_kernel() {
+        let store = tempfile::tempdir().unwrap();
+        for (name, flavour, version) in [
+            ("a", "tuned", "6.9.1"),
+            ("b", "tuned", "6.12.3"),
+            ("stock", "tuned", "5.1"),
+            ("c", "stock", "6.1"),
+        ] {
+            let json = format!(
+                r#"{{"version": "{version}", "flavour": "{flavour}", "kernel": "kernel", "initrd": null}}"#
+            );
+            entry(store.path(), name, &json);
+        }
+        let found = |name| find(store.path(), name).map(|kernel| kernel.name);
+        assert_eq!(found("tuned").as_deref(), Some("b"));
+        assert_eq!(found("stock").as_deref(), Some("stock"));
+        assert_eq!(found("c").as_deref(), Some("c"));
+        assert_eq!(found("mainline"), None);
     }
 
     #[test]

@@ -3,9 +3,12 @@
 mod cli;
 mod commands;
 mod exit;
+mod home;
+mod initramfs;
 mod kernels;
 mod logging;
 mod output;
+mod sandbox;
 mod terminal;
 
 use std::process::ExitCode;
@@ -13,13 +16,25 @@ use std::process::ExitCode;
 use cli::Parsed;
 
 fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    if args
+        .next()
+        .is_some_and(|word| word == sandbox::monitor::COMMAND)
+    {
+        let id = args.next().unwrap_or_default();
+        logging::start(
+            args.next()
+                .is_some_and(|word| word == sandbox::monitor::VERBOSE),
+        );
+        return sandbox::monitor::main(&id.to_string_lossy());
+    }
     let (verbose, result) = match cli::parse(std::env::args_os()) {
         Ok(Parsed::Run(cli)) => {
             logging::start(cli.verbose);
             (cli.verbose, commands::run(cli.command))
         }
         Ok(Parsed::Print(text)) => (false, commands::print(&text)),
-        Err(error) => (false, Err(error.into())),
+        Err(error) => (false, Err(commands::misused(error, std::env::args_os()))),
     };
     let exit = result.unwrap_or_else(|failure| {
         output::print_error(&*failure.error, verbose || failure.explain);

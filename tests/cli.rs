@@ -299,7 +299,7 @@ fn argument() -> impl Strategy<Value = Vec<u8>> {
         3 => prop::sample::select(&[
             "boot", "doctor", "kernel", "list", "-v", "--kernel", "--config", "--cpus",
             "--memory", "--append", "--console", "--hugepages", "--stop-timeout",
-            "--boot-protocol", "--initrd", "--vsock", "--disk", "--net", "tap=t", "--format", "--help", "--version", "json", "off",
+            "--boot-protocol", "--initrd", "--vsock", "--disk", "--net", "tap=t", "--share", "--format", "--help", "--version", "json", "off",
             "/dev/null", "/", "1", "2G", "--", "-", "=", "--cpus=", "--memory=1",
         ][..])
         .prop_map(|word| word.as_bytes().to_vec()),
@@ -325,4 +325,173 @@ proptest! {
         prop_assert!(!text.contains("panicked"), "{}", text);
         prop_assert!(output.status.success() || !text.contains("\n\n"), "{}", text);
     }
+}
+
+/// A directory for drupe's data, with which nothing else has to do.
+fn at_home(home: &std::path::Path, line: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_drupe"));
+    command.args(line.split_whitespace());
+    command
+        .env("DRUPE_HOME", home)
+        .env("DRUPE_KERNELS", "/nonexistent");
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn bad_input_about_sandboxes_leaves_nothing_behind() {
+    let home = tempfile::tempdir().unwrap();
+    for (line, status, expected) in [
+        ("run", 125, "IMAGE"),
+        ("run --frobnicate image", 125, "--frobnicate"),
+        ("run --name a/b image", 125, "'a/b'"),
+        ("run --cpus 0.5 image", 125, "whole"),
+        ("run --pull never nonesuch", 125, "nonesuch"),
+        (
+            "run --pull never --cidfile /nonexistent/x nonesuch",
+            125,
+            "--cidfile",
+        ),
+        ("run --env-file /nonexistent/x nonesuch", 125, "--env-file"),
+        ("run -p 80:99999 image", 125, "99999"),
+        ("run --network host image", 125, "network"),
+        ("run -it image", 125, "no terminal"),
+        ("create --pull never nonesuch", 125, "nonesuch"),
+        ("exec nonesuch true", 125, "no such sandbox: nonesuch"),
+        ("exec nonesuch", 125, "COMMAND"),
+        ("start nonesuch", 125, "no such sandbox"),
+        ("start -a one two", 125, "only one"),
+        ("attach nonesuch", 125, "no such sandbox"),
+        ("stop nonesuch", 1, "no such sandbox"),
+        ("kill -s FROB nonesuch", 2, "FROB"),
+        ("rm nonesuch", 1, "no such sandbox"),
+        ("logs --since soon nonesuch", 2, "--since"),
+        ("logs nonesuch", 1, "no such sandbox"),
+        ("ps --filter colour=red", 2, "colour"),
+        ("cp a b", 2, "SANDBOX:PATH"),
+        ("cp a:/x b:/y", 2, "host"),
+        ("cp nonesuch:/x .", 1, "no such sandbox"),
+        ("wait nonesuch", 1, "no such sandbox"),
+        ("port nonesuch 80", 1, "no such sandbox"),
+        ("rename nonesuch new", 1, "no such sandbox"),
+        ("volume rm nonesuch", 1, "no such volume"),
+        ("volume create --size 1M small", 1, "small"),
+        ("volume create a/b", 1, "a/b"),
+        ("volume prune", 2, "-f"),
+        ("system prune", 2, "-f"),
+        ("completions csh", 2, "csh"),
+        ("man /dev/null/x", 1, "/dev/null"),
+    ] {
+        let output = at_home(home.path(), line);
+        let error = error_line(&output);
+        assert_eq!(output.status.code(), Some(status), "{line}: {error}");
+        assert!(error.contains(expected), "{line}: {error}");
+        let sandboxes = fs::read_dir(home.path().join("sandboxes"));
+        assert_eq!(sandboxes.map_or(0, Iterator::count), 0, "{line}");
+        let volumes = fs::read_dir(home.path().join("volumes"));
+        assert_eq!(volumes.map_or(0, Iterator::count), 0, "{line}");
+    }
+}
+
+#[test]
+fn an_empty_home_lists_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    for line in [
+        "ps --format json",
+        "volume ls --format json",
+        "stats --no-stream --format json",
+    ] {
+        let output = at_home(home.path(), line);
+        assert!(output.status.success(), "{line}: {output:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "[]\n", "{line}");
+    }
+    let output = at_home(home.path(), "ps");
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("SANDBOX ID"));
+    assert_eq!(output.stdout.iter().filter(|b| **b == b'\n').count(), 1);
+    assert!(at_home(home.path(), "system df").status.success());
+    assert!(
+        at_home(home.path(), "events --since 1h --until 0s")
+            .status
+            .success()
+    );
+}
+
+#[test]
+fn volumes_are_made_listed_and_removed() {
+    let home = tempfile::tempdir().unwrap();
+    let run = |line: &str| {
+        let output = at_home(home.path(), line);
+        assert!(output.status.success(), "{line}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(run("volume create --size 64M --label a=b data"), "data\n");
+    assert_eq!(run("volume create data"), "data\n");
+    let anonymous = run("volume create --size 64M");
+    assert_eq!(anonymous.trim().len(), 64);
+    let list: serde_json::Value = serde_json::from_str(&run("volume ls --format json")).unwrap();
+    assert_eq!(list.as_array().unwrap().len(), 2);
+    let shown: serde_json::Value = serde_json::from_str(&run("inspect data")).unwrap();
+    assert_eq!(shown[0]["Size"], 64 << 20);
+    assert_eq!(shown[0]["Labels"]["a"], "b");
+    assert!(run("volume prune -f").contains(anonymous.trim()));
+    assert_eq!(run("volume ls -q"), "data\n");
+    assert_eq!(run("volume rm data"), "data\n");
+    assert_eq!(run("volume rm -f data"), "");
+    let events = run("events --since 1h --until 0s --format json");
+    assert_eq!(events.matches("\"volume\"").count(), 4, "{events}");
+}
+
+#[test]
+fn images_are_answered_for_without_a_vm() {
+    let home = tempfile::TempDir::new().unwrap();
+    let run = |line: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_drupe"));
+        command
+            .args(line.split_whitespace())
+            .env("DRUPE_HOME", home.path());
+        command.stdin(Stdio::null()).output().unwrap()
+    };
+    for (line, status, expected) in [
+        ("pull", 2, "IMAGE"),
+        ("pull UPPER", 2, "lower-case"),
+        ("pull --platform amd64 a", 2, "OS/ARCH"),
+        ("load -i /nonexistent", 1, "/nonexistent"),
+        ("load", 1, "standard input: neither"),
+        ("import /nonexistent a", 1, "/nonexistent"),
+        ("import -c RUN=x - a", 2, "RUN=x"),
+        ("rmi a", 1, "no image 'a'"),
+        ("tag a b", 1, "no image 'a'"),
+        ("tag a", 2, "NAME"),
+        ("image", 2, "subcommand"),
+        ("image inspect a", 1, "no image 'a'"),
+        ("images --format yaml", 2, "yaml"),
+    ] {
+        let output = run(line);
+        let message = error_line(&output);
+        assert_eq!(output.status.code(), Some(status), "{line}: {message}");
+        assert!(message.contains(expected), "{line}: {message}");
+    }
+    let out = |line: &str| {
+        let output = run(line);
+        assert_eq!(output.status.code(), Some(0), "{line}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let header = "REPOSITORY   TAG   IMAGE ID   CREATED   SIZE\n";
+    assert_eq!(out("images"), header);
+    assert_eq!(out("images --format json"), "[]\n");
+    // An empty archive is an empty root.
+    let id = out("import - some/name:1");
+    assert!(id.starts_with("sha256:"), "{id}");
+    assert_eq!(out("images -q --no-trunc"), id);
+    assert_eq!(out("tag some/name:1 other"), "");
+    assert!(out("images other").contains("other"));
+    assert!(!out("images nothing").contains("other"));
+    let inspected = out("image inspect other");
+    let inspected: serde_json::Value = serde_json::from_str(&inspected).unwrap();
+    assert_eq!(inspected[0]["RepoTags"][1], "some/name:1");
+    assert_eq!(out("rmi other"), "Untagged: other:latest\n");
+    let removed = out("rmi some/name:1");
+    assert_eq!(removed, format!("Untagged: some/name:1\nDeleted: {id}"));
+    // Without an answer nothing is removed.
+    assert_eq!(out("image prune"), "");
+    assert_eq!(out("image prune -f"), "Total reclaimed space: 0B\n");
 }

@@ -22,8 +22,19 @@ const WORD: u8 = 0xcc;
 
 fn main() -> std::io::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
-    let seeds = [rng(), blk(), net(), vsock(), loader(), config()];
-    let names = ["rng", "blk", "net", "vsock", "loader", "config"];
+    let seeds = [
+        rng(),
+        blk(),
+        net(),
+        vsock(),
+        fs(),
+        loader(),
+        config(),
+        usernet(),
+    ];
+    let names = [
+        "rng", "blk", "net", "vsock", "fs", "loader", "config", "usernet",
+    ];
     for (target, seeds) in names.iter().zip(seeds) {
         let dir = root.join(target);
         std::fs::create_dir_all(&dir)?;
@@ -187,6 +198,93 @@ fn vsock() -> Seeds {
     seeds
 }
 
+fn fs() -> Seeds {
+    let mut seeds = common(&[0]);
+    // Selectors of a number, a small word, and names (see `part`).
+    let n = |n: u8| [0, n];
+    let w = |w: u8| [0x50, w];
+    let (a, c, sub, up) = (0xb4, 0xb6, 0xb7, 0xb9);
+    // Shape, kind, node, count of parts and parts, then where the answer goes.
+    let call = |kind: u8, node: u8, parts: &[&[u8]]| {
+        let mut call = vec![REQUEST, 0, kind, node, parts.len() as u8];
+        call.extend(parts.concat());
+        call.extend([0x20, WORD, 0, 4]);
+        call
+    };
+    let io = |kind: u8, node: u8, size: u8| {
+        call(
+            kind,
+            node,
+            &[&n(1), &n(0), &w(size), &w(0), &n(0), &w(0), &w(0)],
+        )
+    };
+    let read = [
+        &[0, STARTED][..],
+        &call(26, 0, &[&w(7), &w(40), &w(0), &w(0)]),
+        &call(1, 1, &[&[a]]),
+        &call(1, 1, &[&[sub]]),
+        &call(14, 2, &[&w(0), &w(0)]),
+        &io(15, 2, 64),
+        &call(27, 1, &[&w(0), &w(0)]),
+        &call(
+            44,
+            1,
+            &[&n(2), &n(0), &[0x90, 0xc3], &w(0), &n(0), &w(0), &w(0)],
+        ),
+        &call(3, 2, &[&n(0), &n(0)]),
+        &call(17, 1, &[]),
+        &call(22, 2, &[&w(64), &w(0), &[0xbd]]),
+        &call(1, 1, &[&[up]]),
+        &call(2, 2, &[&n(1)]),
+    ];
+    let read = read.concat();
+    seeds.push(("read", read.clone()));
+    for (name, how) in [("readonly", 1), ("single", 4)] {
+        let mut seed = read.clone();
+        seed[0] = how;
+        seeds.push((name, seed));
+    }
+    let write = [
+        &[0, STARTED][..],
+        &call(35, 1, &[&w(2), &w(255), &w(0), &w(0), &[c]]),
+        &call(
+            16,
+            2,
+            &[&n(1), &n(0), &w(8), &w(0), &n(0), &w(0), &w(0), &n(5)],
+        ),
+        &call(9, 1, &[&w(255), &w(0), &[0xb5]]),
+        &call(12, 1, &[&n(3), &[c], &[a]]),
+        &call(6, 1, &[&[c], &[up]]),
+        &call(13, 1, &[&n(2), &[0xc1]]),
+        &call(
+            8,
+            1,
+            &[&[0x90, 0xcb, 0, 0x10, 0, 0], &w(0), &w(0), &w(0), &[c]],
+        ),
+        &call(43, 2, &[&n(1), &n(0), &n(7), &w(0), &w(0)]),
+        &call(21, 2, &[&w(8), &w(0), &[0xbd], &n(3)]),
+        &call(
+            4,
+            2,
+            &[
+                &w(8),
+                &w(0),
+                &n(0),
+                &n(3),
+                &n(0),
+                &n(0),
+                &n(0),
+                &n(0),
+                &n(0),
+            ],
+        ),
+        &call(10, 1, &[&[c]]),
+        &call(11, 1, &[&[0xb5]]),
+    ];
+    seeds.push(("write", write.concat()));
+    seeds
+}
+
 /// An ELF kernel with a segment at 2 MiB, one without bytes behind it, and a PVH
 /// note.
 fn elf() -> Vec<u8> {
@@ -263,10 +361,119 @@ fn config() -> Seeds {
             with(0, "/a,,b=c,readonly=off,queues=4,id=root disk"),
         ),
         ("net", with(1, "tap=tap0,mac=02:00:00:00:00:01,mtu=1400")),
+        (
+            "net-user",
+            with(
+                1,
+                "user,metadata,publish=8080:80+[::1]:53:53/udp,dns=[::1]:53,policy=deny:[fd00::/8],,allow:*.a.b:80+8000-8080/tcp,,deny",
+            ),
+        ),
         ("vsock", with(2, "/run/a.sock,cid=52")),
         ("mac", with(3, "52:54:00:12:34:56")),
         ("size", with(4, "512MiB")),
         ("json", with(5, json)),
         ("json-short", with(5, r#"{"kernel":"k","memory":1048576}"#)),
+    ]
+}
+
+/// By [`drupe_fuzz::usernet`]'s steps: a frame, TCP, an answer to the last segment,
+/// a datagram, a query, the resolver, the host, drain, reset.
+fn usernet() -> Seeds {
+    const SYN: &[u8] = &[2, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0xff, 0xff, 0, 0];
+    const DNS_SYN: &[u8] = &[2, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0xff, 0xff, 0, 0];
+    const DRAIN: &[u8] = &[8, 200];
+    /// Acknowledges a SYN: one more than its number.
+    const ACK: &[u8] = &[3, 0, 1, 0x10, 0xff, 0xff, 0, 0];
+    const DATA: &[u8] = &[
+        3, 0, 0, 0x18, 0xff, 0xff, 0, 5, b'h', b'e', b'l', b'l', b'o',
+    ];
+    const FIN: &[u8] = &[3, 0, 0, 0x11, 0xff, 0xff, 0, 0];
+    const RST: &[u8] = &[3, 0, 0, 4, 0, 0, 0, 0];
+    const TURN: &[u8] = &[7, 0, 0];
+    const WRITE: &[u8] = &[7, 1, 0, 0xc4];
+    const SHUT: &[u8] = &[7, 2, 0];
+    const DROP: &[u8] = &[7, 3, 0];
+    const QUERY: &[u8] = &[5, 7, 0, 0];
+    const RESOLVE: &[u8] = &[6, 0, 0, 0];
+    let open = [SYN, TURN, DRAIN, ACK].concat();
+    let with = |choice: u8, rest: &[&[u8]]| [&[choice], &rest.concat()[..]].concat();
+    vec![
+        (
+            "from-guest",
+            with(0, &[&open, DATA, TURN, DRAIN, FIN, SHUT, DRAIN, ACK]),
+        ),
+        (
+            "from-host",
+            with(
+                7,
+                &[
+                    &open, WRITE, DRAIN, DATA, DRAIN, ACK, SHUT, DRAIN, FIN, DRAIN,
+                ],
+            ),
+        ),
+        (
+            "resets",
+            with(
+                3,
+                &[
+                    &open,
+                    RST,
+                    SYN,
+                    TURN,
+                    DRAIN,
+                    ACK,
+                    DROP,
+                    DRAIN,
+                    SYN,
+                    &[9, 1, 1],
+                ],
+            ),
+        ),
+        (
+            "datagrams",
+            with(
+                2,
+                &[&[4, 1, 2, 1, 9], b"datagram!", TURN, &[7, 5, 0, 50], DRAIN],
+            ),
+        ),
+        (
+            "names",
+            with(
+                0,
+                &[QUERY, RESOLVE, DRAIN, QUERY, &[6, 9, 2, 1, 1, 1], DRAIN],
+            ),
+        ),
+        (
+            "names-by-tcp",
+            with(
+                0,
+                &[
+                    DNS_SYN,
+                    DRAIN,
+                    ACK,
+                    &[3, 0, 0, 0x18, 0xff, 0xff, 0, 4, 0, 2, 0, 0],
+                    DRAIN,
+                    FIN,
+                    DRAIN,
+                ],
+            ),
+        ),
+        (
+            "frames",
+            with(
+                0,
+                &[
+                    &[0, 42],
+                    &[0xff; 6],
+                    &[0x52, 0x54, 0, 0, 0, 1, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1],
+                    &[
+                        0x52, 0x54, 0, 0, 0, 1, 10, 0, 2, 15, 0, 0, 0, 0, 0, 0, 10, 0, 2, 2,
+                    ],
+                    DRAIN,
+                    &[10, 2, 8, 8, 0, 0, 0, 0, 0, 0, 1],
+                    &[1, 17, 0xff, 0xff, 0xff, 0xff, 8, 0, 68, 0, 67, 0, 8, 0, 0],
+                ],
+            ),
+        ),
     ]
 }

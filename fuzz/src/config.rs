@@ -4,11 +4,11 @@ use std::fmt::Debug;
 use std::str::FromStr;
 
 use devices::virtio::blk::DiskSpec;
-use devices::virtio::net::{MacAddr, NetSpec};
+use devices::virtio::net::MacAddr;
 use devices::virtio::vsock::VsockSpec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use vmm::config::{ByteSize, VmConfig};
+use vmm::config::{ByteSize, NetConfig, VmConfig};
 
 /// What was understood comes back from JSON as it was.
 fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
@@ -45,7 +45,7 @@ pub fn config(data: &[u8]) {
             let _ = s.serial();
             s.validate().is_ok()
         }),
-        1 => spec(text, |s: &NetSpec| s.validate().is_ok()),
+        1 => spec(text, |s: &NetConfig| s.validate().is_ok()),
         2 => spec(text, |s: &VsockSpec| s.validate().is_ok()),
         3 => spec(text, |m: &MacAddr| m.to_string().parse() == Ok(*m)),
         4 => spec(text, |s: &ByteSize| s.to_string().parse() == Ok(*s)),

@@ -4,18 +4,22 @@
 
 mod blk;
 mod config;
+mod fs;
 mod input;
 mod interpreter;
 mod loader;
 mod net;
 mod rng;
+mod usernet;
 mod vsock;
 
 pub use blk::blk;
 pub use config::config;
+pub use fs::fs;
 pub use input::Input;
 pub use interpreter::{Guest, Subject, op};
 pub use loader::loader;
 pub use net::net;
 pub use rng::rng;
+pub use usernet::usernet;
 pub use vsock::vsock;

@@ -8,10 +8,10 @@ fn parse_words(words: &str) -> Result<Parsed, String> {
 
 fn boot(words: &str) -> Result<VmConfig, String> {
     match parse_words(&format!("boot {words}"))? {
-        Parsed::Run(Cli {
-            command: Command::Boot(args),
-            ..
-        }) => config(&args).map_err(|e| e.to_string()),
+        Parsed::Run(cli) => match cli.command {
+            Command::Boot(args) => config(&args).map_err(|e| e.to_string()),
+            other => panic!("{other:?}"),
+        },
         other => panic!("{other:?}"),
     }
 }
@@ -53,11 +53,12 @@ fn flags_alone_make_a_vm() {
 fn flags_override_the_file() {
     let file = json(
         r#"{"kernel": "k", "memory": "2G", "cpus": 4, "append": "a",
-        "disks": [{"path": "a.img"}], "nets": [{"tap": "tap0"}]}"#,
+        "disks": [{"path": "a.img"}], "nets": [{"tap": "tap0"}],
+        "shares": [{"path": "/a", "tag": "a"}]}"#,
     );
     let path = file.path().display();
     let config = boot(&format!(
-        "--config {path} --cpus 2 --append b --vsock s --disk b.img,readonly --net tap=tap1"
+        "--config {path} --cpus 2 --append b --vsock s --disk b.img,readonly --net tap=tap1 --share /b,tag=b,readonly"
     ))
     .unwrap();
     let disks: Vec<_> = config
@@ -67,8 +68,11 @@ fn flags_override_the_file() {
         .collect();
     assert_eq!(disks, [(Some("a.img"), false), (Some("b.img"), true)]);
     assert_eq!(config.vsock, Some("s".parse().unwrap()));
-    let taps: Vec<_> = config.nets.iter().map(|n| n.tap.as_str()).collect();
-    assert_eq!(taps, ["tap0", "tap1"]);
+    let tags: Vec<_> = config.shares.iter().map(|s| s.tag.as_str()).collect();
+    assert_eq!(tags, ["a", "b"]);
+    assert!(config.shares[1].readonly && !config.shares[0].readonly);
+    let taps = ["tap=tap0", "tap=tap1"].map(|tap| tap.parse().unwrap());
+    assert_eq!(config.nets, taps);
     assert_eq!(config.memory, ByteSize(2 << 30));
     assert_eq!(config.cpus, 2);
     assert_eq!(config.append, "b");
@@ -143,6 +147,7 @@ fn what_no_vm_can_have_is_refused() {
         ("--kernel k --disk", "--disk"),
         ("--kernel k --disk a,redonly", "unknown option 'redonly'"),
         ("--kernel k --net mac=1", "net: "),
+        ("--kernel k --share /a", "share: tag: is missing"),
         ("--kernel k --vsock s,cid=1", "cid"),
         ("--kernal k", "(perhaps '--kernel')"),
         ("", "--kernel <FILE>"),

@@ -66,6 +66,7 @@ fn console() -> io::Result<ConsoleIo> {
         input: Some(copy(io::stdin().as_fd())?),
         output: Some(copy(io::stdout().as_fd())?),
         filter: Some(escape_filter()),
+        ..ConsoleIo::default()
     })
 }
 

@@ -3,13 +3,16 @@
 
 mod boot;
 mod doctor;
+pub mod images;
 mod kernel;
+mod sandbox;
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::io;
 
 use crate::cli::{CliError, Command};
-use crate::exit::Exit;
+use crate::exit::{self, Exit};
 use crate::kernels::KernelsError;
 use crate::output;
 
@@ -50,7 +53,7 @@ impl From<KernelsError> for Failure {
     fn from(error: KernelsError) -> Self {
         let exit = match error {
             KernelsError::NoStore | KernelsError::Unknown(_) => Exit::Usage,
-            KernelsError::Read { .. } => Exit::Error,
+            KernelsError::None(_) | KernelsError::Read { .. } => Exit::Error,
         };
         Failure {
             exit,
@@ -72,7 +75,32 @@ pub fn run(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Boot(args) => boot::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Image(args) => images::run(args.command),
+        Command::Images(args) => images::list(&args),
+        Command::Import(args) => images::import(&args),
         Command::Kernel(args) => kernel::run(args.command),
+        Command::Load(args) => images::load(&args),
+        Command::Pull(args) => images::pull(&args),
+        Command::Rmi(args) => images::remove(&args),
+        Command::Tag(args) => images::tag(&args),
+        command => sandbox::run(command),
+    }
+}
+
+/// The failure of a command line that makes no sense: of a command that passes a
+/// sandbox's status on, it has a status that says drupe failed.
+pub fn misused(error: CliError, args: impl IntoIterator<Item = OsString>) -> Failure {
+    let failure = Failure::from(error);
+    let command = args
+        .into_iter()
+        .skip(1)
+        .find(|word| !word.as_encoded_bytes().starts_with(b"-"));
+    match command.is_some_and(|word| sandbox::PASS_STATUS.iter().any(|name| word == *name)) {
+        true => Failure {
+            exit: Exit::Command(exit::OWN_FAILURE),
+            ..failure
+        },
+        false => failure,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::guest::Guest;
+use crate::guest::{Guest, host};
 
 const MIB: u64 = 1 << 20;
 
@@ -66,6 +66,46 @@ fn discard_gives_the_hosts_space_back() {
     let allocated = fs::metadata(&path).unwrap().blocks() * 512;
     assert!(allocated <= 2 * MIB, "{allocated} bytes are allocated");
     run.finish().succeeded();
+}
+
+/// The files of an image's layers are partitions of one disk, in their order.
+#[test]
+fn layers_are_partitions_of_a_disk() {
+    let script = "
+        disk=$(basename $(dirname $(grep -l '^layers$' /sys/block/vd*/serial)))
+        echo partitions: $(ls -d /sys/block/$disk/$disk* | wc -l)
+        echo readonly: $(cat /sys/block/$disk/ro)
+        for n in 1 2 60; do
+            echo size-$n: $(blockdev --getsize64 /dev/$disk$n)
+            echo hash-$n: $(sha256sum < /dev/$disk$n)
+        done
+        dd if=/dev/zero of=/dev/${disk}2 count=1 oflag=direct 2>/dev/null || echo write: refused";
+    let guest = Guest::tuned().script(script);
+    let mut layers = Vec::new();
+    for n in 1..=60u8 {
+        let path = guest.dir.path().join(format!("layer{n}"));
+        fs::write(&path, vec![n; 4096 * usize::from(n)]).unwrap();
+        layers.push(format!("{:?}", path.display().to_string()));
+    }
+    let config = guest.dir.path().join("config.json");
+    let json = format!(r#"{{"disks": [{{"layers": [{}]}}]}}"#, layers.join(","));
+    fs::write(&config, json).unwrap();
+    // The disks of the file come first.
+    let guest = guest.arg("--config").arg(config).append("root=/dev/vdb");
+    let end = guest.run().succeeded();
+    assert_eq!(end.number("partitions:"), 60);
+    assert_eq!(
+        (end.value("readonly:"), end.value("write:")),
+        ("1", "refused")
+    );
+    for n in [1u8, 2, 60] {
+        let size = 4096 * u64::from(n);
+        assert_eq!(end.number(&format!("size-{n}:")), size);
+        let path = format!("{}/layer{n}", end.dir().display());
+        let expect = host("sha256sum", &[&path]);
+        let hash = end.value(&format!("hash-{n}:"));
+        assert_eq!(hash.split(' ').next(), expect.split(' ').next());
+    }
 }
 
 /// Each block that the guest says is flushed holds its number after `kill -9`,

@@ -3,6 +3,7 @@
 use std::env;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -45,6 +46,8 @@ pub struct Guest {
     append: String,
     /// Scratch files of this guest; gone with it.
     pub dir: TempDir,
+    /// Files that drupe gets open, if it runs as somebody who may not get there.
+    passed: Option<Vec<fs::File>>,
 }
 
 impl Guest {
@@ -66,7 +69,52 @@ impl Guest {
             command,
             append: "console=ttyS0 panic=-1 quiet".into(),
             dir: tempfile::tempdir().unwrap(),
+            passed: None,
         }
+    }
+
+    /// Runs drupe without any capability, as for an ordinary user: its files are
+    /// still root's, who has made them.
+    pub fn unprivileged(mut self) -> Self {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"])
+            .arg(self.command.get_program())
+            .args(self.command.get_args());
+        self.command = command;
+        self
+    }
+
+    /// The tuned kernel, run by nobody with an ordinary user's limits. This
+    /// process must be root.
+    pub fn tuned_by_nobody() -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let mut command = Command::new("prlimit");
+        command.args(["--nofile=1024:524288", "--", "setpriv"]);
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.args([DRUPE, "boot"]);
+        let mut guest = Guest {
+            command,
+            passed: Some(Vec::new()),
+            ..Self::tuned()
+        };
+        let readable = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(guest.dir.path(), readable).unwrap();
+        let kernel = guest.visible(&tuned().join("kernel"));
+        guest.arg("--kernel").arg(kernel)
+    }
+
+    /// A path by which drupe gets to this file.
+    fn visible(&mut self, path: &Path) -> PathBuf {
+        let Some(passed) = &mut self.passed else {
+            return path.to_owned();
+        };
+        let file = fs::File::open(path).unwrap();
+        let fd = file.as_raw_fd();
+        // SAFETY: an open descriptor, which stays open as long as the guest.
+        assert_eq!(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }, 0);
+        passed.push(file);
+        format!("/proc/self/fd/{fd}").into()
     }
 
     pub fn initrd(self, path: &Path) -> Self {
@@ -77,6 +125,12 @@ impl Guest {
     pub fn arg(mut self, arg: impl AsRef<std::ffi::OsStr>) -> Self {
         self.command.arg(arg);
         self
+    }
+
+    /// One more disk, with these further options.
+    pub fn disk(self, path: &Path, options: &str) -> Self {
+        self.arg("--disk")
+            .arg(format!("{}{options}", path.display()))
     }
 
     /// Several, split at blanks.
@@ -93,13 +147,14 @@ impl Guest {
 
     /// Boots the Debian root, which runs this script and powers off. Attach
     /// further disks after this: they are /dev/vdc and on.
-    pub fn script(self, script: &str) -> Self {
+    pub fn script(mut self, script: &str) -> Self {
         let path = self.dir.path().join("script");
         let mut text = format!("{script}\n").into_bytes();
         text.resize(text.len().next_multiple_of(512), b'\n');
         fs::write(&path, text).unwrap();
+        let root = self.visible(&rootfs());
         self.arg("--disk")
-            .arg(format!("{},readonly", rootfs().display()))
+            .arg(format!("{},readonly", root.display()))
             .arg("--disk")
             .arg(format!("{},readonly,id=script", path.display()))
             .append("root=/dev/vda ro rootfstype=ext4 init=/usr/lib/drupe/run-script")
@@ -260,7 +315,7 @@ impl Running {
             status,
             console: self.console.now(),
             errors: self.errors.now(),
-            _dir: self.dir.take(),
+            dir: self.dir.take(),
         }
     }
 }
@@ -279,7 +334,7 @@ pub struct Finished {
     pub console: String,
     pub errors: String,
     /// The guest's files are there until the test has looked at them.
-    _dir: Option<TempDir>,
+    dir: Option<TempDir>,
 }
 
 impl Finished {
@@ -293,6 +348,11 @@ impl Finished {
             self.status
         );
         self
+    }
+
+    /// Where the guest's scratch files are.
+    pub fn dir(&self) -> &Path {
+        self.dir.as_ref().unwrap().path()
     }
 
     /// The rest of the line behind `key`, which the script printed.

@@ -15,13 +15,18 @@
 mod bare_metal;
 mod guest;
 
+mod agent;
 mod boot;
 mod console;
 mod disk;
 mod ending;
 mod hostile;
+mod images;
 mod net;
 mod refusal;
+mod sandbox;
+mod share;
 mod size;
 mod systemd;
+mod usernet;
 mod vsock;

@@ -1,0 +1,98 @@
+//! Lists as people read them, and as programs do.
+
+use serde::Serialize;
+
+use crate::commands::{Failure, print};
+use crate::exit::Exit;
+use crate::output;
+
+/// Two blanks between columns, as wide as they have to be.
+pub fn table<const N: usize>(
+    head: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
+    let mut all = vec![head.map(str::to_owned)];
+    all.extend(
+        rows.into_iter()
+            .map(|row| row.map(|cell| output::one_line(&cell))),
+    );
+    let widths: Vec<usize> = (0..N)
+        .map(|column| {
+            all.iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(&widths);
+        let text: String = cells
+            .map(|(cell, width)| format!("{cell:width$}  "))
+            .collect();
+        format!("{}\n", text.trim_end())
+    };
+    all.iter().map(line).collect()
+}
+
+/// Prints something for a program.
+///
+/// # Errors
+/// Standard output's.
+pub fn json(value: &impl Serialize) -> Result<Exit, Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(Failure::runtime)?;
+    print(&(text + "\n"))
+}
+
+/// Text of at most `length` characters.
+pub fn short(text: &str, length: usize) -> String {
+    match text.chars().count() > length {
+        true => text.chars().take(length - 1).chain(['…']).collect(),
+        false => text.to_owned(),
+    }
+}
+
+/// Bytes as people write them: `1.5MiB`.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{count}B"),
+        _ if value < 10.0 => format!("{value:.2}{}", UNITS[unit]),
+        _ if value < 100.0 => format!("{value:.1}{}", UNITS[unit]),
+        _ => format!("{value:.0}{}", UNITS[unit]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [
+            ["a".to_owned(), "b\n".to_owned()],
+            ["long".to_owned(), String::new()],
+        ];
+        assert_eq!(table(["X", "Y"], rows), "X     Y\na     b\nlong\n");
+    }
+
+    #[test]
+    fn numbers_and_texts_are_short() {
+        for (count, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1536, "1.50KiB"),
+            (1 << 20, "1.00MiB"),
+            (100 << 30, "100GiB"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
+        assert_eq!(short("äöü", 3), "äöü");
+        assert_eq!(short("äöüß", 3), "äö…");
+    }
+}

@@ -1,0 +1,275 @@
+//! The initramfs of a sandbox's guest: the agent as `/init`, and the modules
+//! that its kernel needs before there is a root.
+//!
+//! A cpio archive in the `newc` format (`Documentation/driver-api/early-userspace/
+//! buffer-format.rst` of Linux). It is not compressed: the guest would take
+//! longer to unpack it than drupe takes to copy it.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// The agent (`guest-images/agent`), built by `build.rs`.
+const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
+
+/// The list of a kernel's modules, in the order in which they are loaded; of
+/// the directory that `guest-images/kernel/fetch` makes, and of the initramfs.
+const ORDER: &str = "order";
+/// Bytes of one module: ten times the largest of those that are needed.
+const MAX_MODULE: u64 = 32 << 20;
+/// Modules of one kernel.
+const MAX_MODULES: usize = 256;
+
+const DIRECTORY: u32 = 0o040_755;
+const PROGRAM: u32 = 0o100_755;
+const FILE: u32 = 0o100_644;
+const CONSOLE: u32 = 0o020_600;
+
+/// What is wrong with a kernel's modules.
+#[derive(Debug, Error)]
+pub enum ModulesError {
+    /// They cannot be read.
+    #[error("kernel modules: {path}: {source}: fetch the kernel again with 'drupe kernel fetch'")]
+    Read {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The list is no list of modules.
+    #[error("kernel modules: {path}: {why}: fetch the kernel again with 'drupe kernel fetch'")]
+    Bad {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+}
+
+/// A kernel module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Module {
+    /// Its file's name, as `ext4.ko`.
+    pub name: String,
+    /// The file.
+    pub data: Vec<u8>,
+}
+
+/// The modules in a kernel's directory for them, in the order to load them.
+///
+/// # Errors
+/// A list or a module that cannot be read.
+pub fn read_modules(directory: &Path) -> Result<Vec<Module>, ModulesError> {
+    let list = directory.join(ORDER);
+    let read = |path: &Path| {
+        let read = || {
+            let mut data = Vec::new();
+            File::open(path)?
+                .take(MAX_MODULE + 1)
+                .read_to_end(&mut data)?;
+            match data.len() as u64 > MAX_MODULE {
+                true => Err(io::Error::other("it is too long")),
+                false => Ok(data),
+            }
+        };
+        read().map_err(|source| ModulesError::Read {
+            path: path.to_owned(),
+            source,
+        })
+    };
+    let bad = |why: String| ModulesError::Bad {
+        path: list.clone(),
+        why,
+    };
+    let names = String::from_utf8(read(&list)?).map_err(|_| bad("it is no text".into()))?;
+    let names: Vec<_> = names.lines().filter(|name| !name.is_empty()).collect();
+    if names.len() > MAX_MODULES {
+        return Err(bad(format!("it has more than {MAX_MODULES} modules")));
+    }
+    let module = |name: &&str| {
+        if name.contains('/') || name.starts_with('.') {
+            return Err(bad(format!("'{name}' is no file's name")));
+        }
+        Ok(Module {
+            name: (*name).to_owned(),
+            data: read(&directory.join(name))?,
+        })
+    };
+    names.iter().map(module).collect()
+}
+
+/// The archive. The agent loads the modules in this order.
+pub fn build(modules: &[Module]) -> Vec<u8> {
+    let size: usize = modules.iter().map(|m| m.data.len() + 256).sum();
+    let mut archive = Archive(Vec::with_capacity(AGENT.len() + size + 4096));
+    archive.entry("dev", DIRECTORY, (0, 0), &[]);
+    // For the messages of the kernel's first program.
+    archive.entry("dev/console", CONSOLE, (5, 1), &[]);
+    archive.entry("init", PROGRAM, (0, 0), AGENT);
+    if !modules.is_empty() {
+        archive.entry("modules", DIRECTORY, (0, 0), &[]);
+        let order: String = modules.iter().map(|m| format!("{}\n", m.name)).collect();
+        archive.entry("modules/order", FILE, (0, 0), order.as_bytes());
+        for module in modules {
+            let name = format!("modules/{}", module.name);
+            archive.entry(&name, FILE, (0, 0), &module.data);
+        }
+    }
+    archive.entry("TRAILER!!!", 0, (0, 0), &[]);
+    archive.0
+}
+
+/// The archive as a file of no directory, for a configuration that wants a path:
+/// the path is good as long as the file is open, in this process.
+///
+/// # Errors
+/// The kernel's, for want of memory or descriptors.
+pub fn in_memory(modules: &[Module]) -> io::Result<(File, PathBuf)> {
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    // SAFETY: the name is a terminated string; the kernel copies it.
+    let fd = unsafe { libc::memfd_create(c"initramfs".as_ptr(), libc::MFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just opened it for this caller.
+    let mut file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    file.write_all(&build(modules))?;
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok((file, path.into()))
+}
+
+/// Writes the archive to a file.
+///
+/// # Errors
+/// The file's.
+#[allow(dead_code, reason = "the end-to-end tests use it")]
+pub fn write(modules: &[Module], path: &Path) -> io::Result<()> {
+    fs::write(path, build(modules))
+}
+
+/// An archive that is being written.
+struct Archive(Vec<u8>);
+
+impl Archive {
+    /// Appends a file, with the number of the device that it is.
+    fn entry(&mut self, name: &str, mode: u32, device: (u32, u32), data: &[u8]) {
+        // Inode, mode, uid, gid, links, time, size, the device that the file is
+        // on, the device that it is, length of the name, checksum. The inode
+        // matters for hard links only.
+        let fields = [
+            0,
+            mode,
+            0,
+            0,
+            1,
+            0,
+            data.len() as u32,
+            0,
+            0,
+            device.0,
+            device.1,
+            name.len() as u32 + 1,
+            0,
+        ];
+        self.0.extend_from_slice(b"070701");
+        for field in fields {
+            self.0.extend_from_slice(format!("{field:08x}").as_bytes());
+        }
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.push(0);
+        self.align();
+        self.0.extend_from_slice(data);
+        self.align();
+    }
+
+    fn align(&mut self) {
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    fn module(name: &str) -> Module {
+        Module {
+            name: name.into(),
+            data: name.as_bytes().repeat(3),
+        }
+    }
+
+    #[test]
+    fn the_agent_is_a_static_program() {
+        assert!(AGENT.starts_with(b"\x7fELF"));
+        // e_type of an executable at fixed addresses; a dynamic one has an
+        // interpreter's path in it.
+        assert_eq!(AGENT[16..18], [2, 0]);
+        let interpreter = b"/lib64/ld-linux-x86-64.so.2\0";
+        let in_front = &AGENT[..4096];
+        assert!(
+            !in_front
+                .windows(interpreter.len())
+                .any(|w| w == interpreter)
+        );
+    }
+
+    #[test]
+    fn cpio_reads_it() {
+        let archive = build(&[module("a.ko"), module("b.ko")]);
+        let mut cpio = Command::new("cpio")
+            .args(["-tv", "--quiet", "--numeric-uid-gid"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("tools/deps installs cpio");
+        cpio.stdin.take().unwrap().write_all(&archive).unwrap();
+        let output = cpio.wait_with_output().unwrap();
+        assert!(output.status.success());
+        let list = String::from_utf8(output.stdout).unwrap();
+        let lines: Vec<Vec<_>> = list
+            .lines()
+            .map(|l| l.split_whitespace().collect())
+            .collect();
+        let name = |n: usize| *lines[n].last().unwrap();
+        let names: Vec<_> = (0..lines.len()).map(name).collect();
+        let wanted = ["dev", "dev/console", "init", "modules", "modules/order"];
+        assert_eq!(names[..5], wanted);
+        assert_eq!(names[5..], ["modules/a.ko", "modules/b.ko"]);
+        assert_eq!((lines[1][0], lines[1][4]), ("crw-------", "5,"));
+        assert_eq!((lines[2][0], lines[2][2]), ("-rwxr-xr-x", "0"));
+        assert_eq!(lines[2][4], AGENT.len().to_string());
+    }
+
+    #[test]
+    fn modules_are_read_in_their_order() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("z.ko"), "z").unwrap();
+        fs::write(dir.path().join("a.ko"), "a").unwrap();
+        let order = |text: &str| {
+            fs::write(dir.path().join(ORDER), text).unwrap();
+            read_modules(dir.path())
+        };
+        let names: Vec<_> = order("z.ko\na.ko\n").unwrap();
+        let names: Vec<_> = names.iter().map(|m| m.name.as_str()).collect();
+        assert_eq!(names, ["z.ko", "a.ko"]);
+        for bad in [
+            "none.ko\n",
+            "../x\n",
+            "/etc/passwd\n",
+            &"z.ko\n".repeat(257),
+        ] {
+            assert!(order(bad).is_err(), "{bad}");
+        }
+        assert!(read_modules(Path::new("/nonexistent")).is_err());
+    }
+
+    #[test]
+    fn it_can_be_had_as_a_path() {
+        let (file, path) = in_memory(&[]).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), build(&[]));
+        drop(file);
+    }
+}

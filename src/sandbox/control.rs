@@ -1,0 +1,133 @@
+//! What clients say to a sandbox's monitor, over the socket `control.sock` in
+//! its directory. Frames as with the agent: a [`Request`], then what it asks for.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+
+use protocol::{Exit, Failure, Frame, FrameError, FrameKind, Reply, WindowSize};
+use serde::{Deserialize, Serialize};
+
+use super::error::SandboxError;
+use super::store::{Sandbox, socket_path};
+
+/// The socket's name.
+pub const SOCKET: &str = "control.sock";
+
+/// What a client asks of the monitor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// The streams of the process. Answer: `Done`, or `Started` for the client
+    /// that started the sandbox; then `Stdout` and `Stderr` frames, and `Exit`.
+    /// The client sends `Stdin` frames.
+    Attach(Attach),
+    /// Tell when it has ended. Answer: as for `Attach` without its streams.
+    Wait,
+    /// Of a client that is attached: it leaves, and standard input stays open.
+    Detach,
+    /// Send the process a signal. Answer: `Done`.
+    Signal(i32),
+    /// Tell the process the size of its window. Answer: `Done`.
+    Resize(WindowSize),
+    /// Ask the process to end, and end it when it has not within these seconds;
+    /// its own stop signal and time when not given. Answer: as for `Wait`.
+    Stop {
+        /// The signal that asks.
+        signal: Option<i32>,
+        /// Seconds.
+        timeout: Option<u32>,
+    },
+}
+
+/// Which streams a client wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Attach {
+    /// It sends standard input.
+    pub stdin: bool,
+    /// It takes standard output and standard error.
+    pub output: bool,
+    /// The size of its terminal.
+    pub size: Option<WindowSize>,
+}
+
+/// Connects with the monitor of a sandbox and asks it something.
+///
+/// # Errors
+/// [`SandboxError::NotRunning`] when there is no monitor, or the connection's.
+pub fn connect(sandbox: &Sandbox, request: &Request) -> Result<UnixStream, SandboxError> {
+    let dir = sandbox.open_dir()?;
+    let silent = |e: FrameError| SandboxError::Silent {
+        name: sandbox.label(),
+        why: e.to_string(),
+    };
+    let mut stream = match UnixStream::connect(socket_path(&dir, SOCKET)) {
+        Ok(stream) => stream,
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            return Err(SandboxError::NotRunning(sandbox.label()));
+        }
+        Err(e) => return Err(silent(e.into())),
+    };
+    send(&mut stream, request).map_err(silent)?;
+    Ok(stream)
+}
+
+/// Sends a request.
+///
+/// # Errors
+/// The connection's.
+pub fn send(stream: &mut UnixStream, request: &Request) -> Result<(), FrameError> {
+    Ok(Frame::json(FrameKind::Request, request)?.write_to(stream)?)
+}
+
+/// Waits for the answer.
+///
+/// # Errors
+/// [`Failure`] when the monitor says no, or has gone.
+pub fn reply(stream: &mut UnixStream) -> Result<Reply, Failure> {
+    match Frame::read_from(stream) {
+        Ok(Some(frame)) => match frame.parse(FrameKind::Reply) {
+            Ok(Reply::Failed(failure)) => Err(failure),
+            Ok(reply) => Ok(reply),
+            Err(e) => Err(lost(&e.to_string())),
+        },
+        Ok(None) => Err(lost("it ended")),
+        Err(e) => Err(lost(&e.to_string())),
+    }
+}
+
+/// Waits for the end of a sandbox on a connection that asked for it.
+///
+/// # Errors
+/// [`Failure`] when the monitor ends without a word.
+pub fn wait_for_exit(stream: &mut UnixStream) -> Result<Exit, Failure> {
+    loop {
+        match Frame::read_from(stream) {
+            Ok(Some(frame)) if frame.kind == FrameKind::Exit => {
+                return frame
+                    .parse(FrameKind::Exit)
+                    .map_err(|e| lost(&e.to_string()));
+            }
+            Ok(Some(frame)) => {
+                if let Ok(Reply::Failed(failure)) = frame.parse(FrameKind::Reply) {
+                    return Err(failure);
+                }
+            }
+            Ok(None) => return Err(lost("it ended")),
+            Err(e) => return Err(lost(&e.to_string())),
+        }
+    }
+}
+
+/// The monitor is not there any more.
+pub fn lost(why: &str) -> Failure {
+    Failure {
+        message: format!("drupe's process for the sandbox does not answer: {why}"),
+        status: 125,
+    }
+}

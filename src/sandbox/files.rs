@@ -1,0 +1,94 @@
+//! Small files: private, and written as a whole or not at all.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The largest state file that is read; real ones are a few KiB, an environment
+/// may make one larger.
+const MAX_SIZE: u64 = 16 << 20;
+
+/// Makes a directory, and those above it, for this user alone.
+///
+/// # Errors
+/// The system call's.
+pub fn private_dir(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Puts `bytes` in the place of a file: readers see the old ones or the new ones.
+///
+/// # Errors
+/// The file system's; the old file is then still there.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+    let mut name = path.as_os_str().to_owned();
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    name.push(format!(".{}.{number}.new", std::process::id()));
+    let new = PathBuf::from(name);
+    let result = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| fs::rename(&new, path));
+    if result.is_err() {
+        // What is left of it harms nobody.
+        let _ = fs::remove_file(&new);
+    }
+    result
+}
+
+/// Reads a small file.
+///
+/// # Errors
+/// The file's, or `FileTooLarge` for what is none of ours.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(MAX_SIZE + 1)
+        .read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > MAX_SIZE {
+        true => Err(io::ErrorKind::FileTooLarge.into()),
+        false => Ok(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_file_is_the_old_one_or_the_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        write_atomically(&path, b"old").unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        let big = vec![b'x'; 1 << 20];
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for _ in 0..20 {
+                    write_atomically(&path, &big).unwrap();
+                    write_atomically(&path, b"old").unwrap();
+                }
+            });
+            while !writer.is_finished() {
+                let len = read(&path).unwrap().len();
+                assert!(len == 3 || len == big.len(), "{len}");
+            }
+        });
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(write_atomically(&dir.path().join("no/file"), b"x").is_err());
+    }
+}

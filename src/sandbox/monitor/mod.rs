@@ -1,0 +1,455 @@
+//! A sandbox's monitor: the process that has its machine. It is drupe itself,
+//! started again with a session of its own, and works in the sandbox's directory.
+//!
+//! Who starts it gives it a socket as its standard output: the first client. On
+//! it the monitor reads one request, and answers `Started`, or why not; from then
+//! on it is a client like those that come through `control.sock`.
+
+mod clients;
+mod launch;
+mod session;
+mod vm;
+
+use std::fs;
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use protocol::{Exit, Failure, Frame, FrameKind, READY_PORT, Reply};
+
+use self::clients::Client;
+use self::session::{Session, Stop, failure};
+use self::vm::{Refusal, Vm};
+use super::agent::{self, Agent, AgentError};
+use super::control::{self, Attach, Request};
+use super::lock::FileLock;
+use super::signals::Signals;
+use super::spec::{NetworkMode, Source, Spec};
+use super::state::{LOST, State, Status};
+use super::store::{Sandbox, Store};
+use super::time::Time;
+use super::volumes::Volumes;
+use super::{events, guest, log, network, usernet};
+use crate::kernels;
+
+pub use self::launch::{Launched, launch};
+pub use self::vm::{CONSOLE, SOCKET};
+
+/// The word that makes drupe a monitor. The command line does not list it.
+pub const COMMAND: &str = "sandbox-monitor";
+/// The word behind that which makes it say what it does, and when.
+pub const VERBOSE: &str = "-v";
+/// What the monitor itself has to say.
+pub const LOG: &str = "monitor.log";
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Says how far it has come, and how long after its start.
+fn note(what: &str) {
+    ::log::info!("{what} after {} us", START.elapsed().as_micros());
+}
+
+/// How long a guest may take to boot. Emulated hosts are slow.
+const BOOT_PATIENCE: Duration = Duration::from_secs(180);
+/// How long the agent may take to make the sandbox: it may have to copy what an
+/// image has in the place of a new volume.
+const SETUP_PATIENCE: Duration = Duration::from_secs(600);
+/// How long a guest may take to write out what it has and to switch itself off.
+const POWER_OFF_PATIENCE: Duration = Duration::from_secs(90);
+/// How long a machine may take to end when it was told to.
+const END_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Is the monitor of the sandbox `id`.
+pub fn main(id: &str) -> ExitCode {
+    // A clock that starts now.
+    LazyLock::force(&START);
+    let result = launch::take().and_then(|stream| run(stream, id));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            ::log::error!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(mut stream: UnixStream, id: &str) -> Result<(), Refusal> {
+    let frame = Frame::read_from(&mut stream)?.ok_or("nobody says how to start")?;
+    let Request::Attach(attach) = frame.parse(FrameKind::Request)? else {
+        return Err("the first request is to attach".into());
+    };
+    match Running::start(id, &stream, &attach) {
+        Ok(running) => running.finish(stream, attach),
+        Err(failure) => {
+            let frame = Frame::json(FrameKind::Reply, &Reply::Failed(failure))?;
+            Ok(frame.write_to(&mut stream)?)
+        }
+    }
+}
+
+/// A sandbox whose process runs.
+struct Running {
+    sandbox: Sandbox,
+    spec: Spec,
+    state: State,
+    session: Arc<Session>,
+    first: Arc<Client>,
+    output: UnixStream,
+    log: log::Writer,
+    machine: Started,
+    life: FileLock,
+}
+
+/// A machine that runs, and what it needs on the host.
+struct Started {
+    vm: Vm,
+    flush: bool,
+    blueprint: vm::Blueprint,
+    network: network::Prepared,
+}
+
+impl Running {
+    fn start(id: &str, stream: &UnixStream, attach: &Attach) -> Result<Self, Failure> {
+        let sandbox = Store::open()
+            .and_then(|store| store.find(id))
+            .map_err(|e| failure(&e.to_string()))?;
+        std::env::set_current_dir(sandbox.dir())
+            .map_err(|e| failure(&format!("{}: {e}", sandbox.dir().display())))?;
+        let life = sandbox.lock_life().map_err(|e| failure(&e.to_string()))?;
+        let before = sandbox.state().map_err(|e| failure(&e.to_string()))?;
+        Self::start_locked(sandbox.clone(), life, stream, attach).inspect_err(|failure| {
+            clean_up();
+            let state = State {
+                error: Some(failure.message.clone()),
+                exit_code: Some(failure.status),
+                ..before
+            };
+            if let Err(e) = sandbox.write_state(&state) {
+                ::log::error!("{e}");
+            }
+        })
+    }
+
+    fn start_locked(
+        sandbox: Sandbox,
+        life: FileLock,
+        stream: &UnixStream,
+        attach: &Attach,
+    ) -> Result<Self, Failure> {
+        let refused = |e: Refusal| failure(&e.to_string());
+        let spec = sandbox.spec().map_err(|e| refused(e.into()))?;
+        let bridged = matches!(spec.network.mode, NetworkMode::Bridge(_));
+        let mut state = State {
+            status: Status::Starting,
+            pid: Some(std::process::id()),
+            // Before it is there: whoever tidies up finds it.
+            tap: bridged.then(|| network::tap_name(&sandbox.id)),
+            ..State::created()
+        };
+        sandbox.write_state(&state).map_err(|e| refused(e.into()))?;
+        clean_up();
+
+        // Before there are threads: they all leave the signals to this one.
+        let signals = Signals::block(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
+            .map_err(|e| refused(e.into()))?;
+        let first = Client::new(stream, attach.output).map_err(|e| refused(e.into()))?;
+        let first = Arc::new(first);
+        let (machine, ready, mounts) = power_on(&sandbox, &spec).map_err(refused)?;
+        note("machine on");
+        let handle = machine.vm.handle.clone();
+        let session = Arc::new(Session::new(
+            vm::SOCKET.into(),
+            Stop {
+                signal: spec.stop_signal,
+                timeout: Duration::from_secs(spec.stop_timeout.into()),
+                stdin_once: spec.process.stdin_once,
+            },
+            Box::new(move || handle.stop()),
+        ));
+        watch_signals(signals, session.clone());
+        let result = boot(&spec, &machine, &ready, mounts, &session, attach);
+        let output = match result {
+            Ok(output) => output,
+            Err(e) => {
+                // Whether the guest is at fault or not, it is of no more use.
+                machine.vm.handle.stop();
+                return Err(explain(e, machine.vm));
+            }
+        };
+        drop(ready);
+        let opened = log::Writer::open(Path::new(".")).and_then(|log| {
+            let listener = UnixListener::bind(control::SOCKET)?;
+            Ok((log, listener))
+        });
+        let (log, listener) = match opened {
+            Ok(opened) => opened,
+            Err(e) => {
+                machine.vm.handle.stop();
+                return Err(failure(&format!("{}: {e}", sandbox.dir().display())));
+            }
+        };
+        let serving = session.clone();
+        // Without a thread, nobody but the first client can be served.
+        let _ = thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || serving.serve(&listener));
+        state.status = Status::Running;
+        state.started = Some(Time::now());
+        state.ports.clone_from(&machine.network.ports);
+        if let Err(e) = sandbox.write_state(&state) {
+            machine.vm.handle.stop();
+            return Err(failure(&e.to_string()));
+        }
+        events::sandbox(&sandbox, &spec, "start", &[]);
+        note("clients served");
+        Ok(Running {
+            sandbox,
+            spec,
+            state,
+            session,
+            first,
+            output,
+            log,
+            machine,
+            life,
+        })
+    }
+
+    /// From the start of its process to the end of everything.
+    fn finish(self, mut stream: UnixStream, attach: Attach) -> Result<(), Refusal> {
+        let Running {
+            sandbox,
+            spec,
+            state,
+            session,
+            first,
+            output,
+            log,
+            machine,
+            life,
+        } = self;
+        let started = Frame::json(FrameKind::Reply, &Reply::Started { process: 0 })?;
+        // A client that has gone misses it.
+        let _ = started.write_to(&mut stream);
+        session.clients.add(first.clone());
+        let serving = session.clone();
+        let _ = thread::Builder::new()
+            .name("client".to_owned())
+            .spawn(move || serving.attached(stream, &attach, &first));
+
+        let exit = session.pump(output, log);
+        note("process ended");
+        let Started {
+            vm,
+            flush,
+            blueprint,
+            network,
+        } = machine;
+        let end = power_off(&session, vm, flush, exit.as_ref().ok());
+        note("machine off");
+        // The machine's files, its volumes and its TAP are free from here on.
+        drop((blueprint, network));
+        let (exit, error) = match exit {
+            Ok(exit) => (exit, None),
+            Err(_) => {
+                let lost = Exit {
+                    status: LOST,
+                    oom_killed: false,
+                };
+                (lost, Some(end))
+            }
+        };
+        let state = state.exited(exit.status, exit.oom_killed, error.clone(), Time::now());
+        if let Err(e) = sandbox.write_state(&state) {
+            ::log::error!("{e}");
+        }
+        clean_up();
+        let code = ("exitCode", exit.status.to_string());
+        events::sandbox(&sandbox, &spec, "die", &[code]);
+        if spec.auto_remove {
+            remove(&sandbox, &spec);
+        }
+        drop(life);
+        let frame = match error {
+            None => Frame::json(FrameKind::Exit, &exit)?,
+            Some(why) => Frame::json(FrameKind::Reply, &Reply::Failed(failure(&why)))?,
+        };
+        note("tidied up");
+        session.clients.hurry();
+        session.clients.end(&frame);
+        Ok(())
+    }
+}
+
+/// Makes the machine and switches it on.
+fn power_on(
+    sandbox: &Sandbox,
+    spec: &Spec,
+) -> Result<(Started, UnixListener, Vec<protocol::Mount>), Refusal> {
+    let kernel = kernels::choose(spec.machine.kernel.as_deref())?;
+    let mounts = guest::mounts(spec, Path::is_file);
+    let mut network = network::prepare(&spec.network, &sandbox.id)?;
+    let home = sandbox.store().home().to_owned();
+    let blueprint = vm::blueprint(spec, &home, &kernel, &mounts, network.card.take())?;
+    // Before the guest can dial it.
+    let ready = UnixListener::bind(format!("{}_{READY_PORT}", vm::SOCKET))?;
+    let vm = Vm::start(blueprint.config.clone())?;
+    network.ports = usernet::opened(&network.ports, &vm.published);
+    let started = Started {
+        vm,
+        flush: blueprint.flush,
+        blueprint,
+        network,
+    };
+    Ok((started, ready, mounts.guest))
+}
+
+/// Why a sandbox's process could not be started.
+enum BootError {
+    /// The guest never came up.
+    NotReady,
+    /// Something of the host's.
+    Host(io::Error),
+    /// The agent.
+    Agent(AgentError),
+}
+
+impl From<AgentError> for BootError {
+    fn from(error: AgentError) -> Self {
+        BootError::Agent(error)
+    }
+}
+
+/// Waits for the guest, has it make the sandbox, and starts the process.
+fn boot(
+    spec: &Spec,
+    machine: &Started,
+    ready: &UnixListener,
+    mounts: Vec<protocol::Mount>,
+    session: &Session,
+    attach: &Attach,
+) -> Result<UnixStream, BootError> {
+    match machine.vm.wait_ready(ready, BOOT_PATIENCE) {
+        Ok(true) => {}
+        Ok(false) => return Err(BootError::NotReady),
+        Err(e) => return Err(BootError::Host(e)),
+    }
+    note("guest up");
+    let setup = guest::setup(spec, mounts, machine.network.guest.clone());
+    let mut agent = Agent::connect(Path::new(vm::SOCKET))?;
+    let request = protocol::Request::Setup(Box::new(setup));
+    match agent.ask(&request, Some(SETUP_PATIENCE))? {
+        Reply::Done => {}
+        reply => return Err(agent::unexpected(&reply).into()),
+    }
+    note("sandbox made");
+    let output = session.start(guest::process(spec, attach.size))?;
+    note("process started");
+    Ok(output)
+}
+
+/// What a client is told of a start that failed. The machine has been stopped.
+fn explain(error: BootError, vm: Vm) -> Failure {
+    match error {
+        BootError::Agent(AgentError::Failed(failure)) => failure,
+        BootError::Host(e) => failure(&e.to_string()),
+        BootError::NotReady => failure(&format!(
+            "the guest did not come up: {}: 'drupe logs --console' tells what its kernel said",
+            first_line(&vm.join())
+        )),
+        BootError::Agent(e) => failure(&format!("{e}: {}", first_line(&vm.join()))),
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// Switches the machine off, after the guest has written out what has to last,
+/// and says how it ended.
+fn power_off(session: &Session, vm: Vm, flush: bool, exit: Option<&Exit>) -> String {
+    let ended = |time| vm.wait_end(time).unwrap_or(false);
+    if exit.is_some() && flush {
+        let asked = Agent::connect(Path::new(vm::SOCKET))
+            .and_then(|mut agent| agent.send(&protocol::Request::PowerOff));
+        if let Err(e) = asked {
+            ::log::warn!("the guest cannot be switched off: {e}");
+        } else if !ended(POWER_OFF_PATIENCE) {
+            ::log::warn!("the guest does not switch itself off");
+        }
+    } else if exit.is_none() && !ended(END_PATIENCE) {
+        // The agent has gone and the machine has not: it is of no more use.
+        ::log::warn!("the agent has gone");
+    }
+    session.end_by_force();
+    vm.join()
+}
+
+/// Removes a sandbox that is not to be kept, and the volumes made for it.
+fn remove(sandbox: &Sandbox, spec: &Spec) {
+    // The directory goes, and the process has to be somewhere.
+    let _ = std::env::set_current_dir("/");
+    let removed = sandbox
+        .lock_changes()
+        .and_then(|changes| sandbox.remove(&changes));
+    match removed {
+        Ok(()) => events::sandbox(sandbox, spec, "destroy", &[]),
+        Err(e) => ::log::error!("{e}"),
+    }
+    remove_anonymous_volumes(sandbox.store().home(), spec);
+}
+
+/// Removes the volumes that were made for a sandbox alone.
+pub fn remove_anonymous_volumes(home: &Path, spec: &Spec) {
+    let volumes = Volumes::new(home);
+    for mount in &spec.mounts {
+        if let Source::Volume {
+            name,
+            anonymous: true,
+            ..
+        } = &mount.source
+            && let Err(e) = volumes.find(name).and_then(|v| volumes.remove(&v))
+        {
+            ::log::warn!("{e}");
+        }
+    }
+}
+
+/// Removes the sockets of this or an earlier monitor.
+fn clean_up() {
+    let ready = format!("{}_{READY_PORT}", vm::SOCKET);
+    for socket in [control::SOCKET, vm::SOCKET, &ready] {
+        // Most of the time there is none.
+        let _ = fs::remove_file(socket);
+    }
+}
+
+/// Ends the sandbox when the monitor is asked to end: in good order the first
+/// time, at once the second.
+fn watch_signals(signals: Signals, session: Arc<Session>) {
+    let asked = Mutex::new(false);
+    let watch = move || {
+        while let Ok(signal) = signals.wait() {
+            if signal == libc::SIGHUP {
+                continue;
+            }
+            let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+            if std::mem::replace(&mut *asked, true) {
+                session.end_by_force();
+                continue;
+            }
+            let session = session.clone();
+            let _ = thread::Builder::new()
+                .name("stop".to_owned())
+                .spawn(move || session.stop(None, None));
+        }
+    };
+    // Without a thread, signals wait until the sandbox ends by itself.
+    let _ = thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(watch);
+}

@@ -1,0 +1,242 @@
+//! The machine of a sandbox: its description, and the thread that runs it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use devices::virtio::blk::DiskSpec;
+use devices::virtio::fs::FsSpec;
+use devices::virtio::vsock::VsockSpec;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use vmm::config::{NetConfig, VmConfig};
+use vmm::{ConsoleIo, Machine, Outcome, Published, StopHandle};
+
+use crate::initramfs;
+use crate::kernels::Kernel;
+use crate::sandbox::ext4;
+use crate::sandbox::guest::{LAYERS, Mounts, SCRATCH};
+use crate::sandbox::lock::FileLock;
+use crate::sandbox::spec::Spec;
+use crate::sandbox::volumes::Volumes;
+
+/// The machine's socket, in the sandbox's directory.
+pub const SOCKET: &str = "vsock.sock";
+/// The disk that takes changes to the root.
+const SCRATCH_FILE: &str = "scratch.ext4";
+/// What the guest's kernel says.
+pub const CONSOLE: &str = "console.log";
+/// The most that is kept of that, in bytes.
+const CONSOLE_LIMIT: u64 = 1 << 20;
+/// The guest's address on its socket device: any will do.
+const CID: u64 = 3;
+
+/// Why there is no machine.
+pub type Refusal = Box<dyn std::error::Error + Send + Sync>;
+
+/// A machine's description, and what has to be open as long as it runs.
+pub struct Blueprint {
+    /// The description.
+    pub config: VmConfig,
+    /// Something has to be written out before it may be switched off.
+    pub flush: bool,
+    _initrd: File,
+    _volumes: Vec<FileLock>,
+}
+
+/// Describes the machine of a sandbox whose directory is the current one.
+///
+/// # Errors
+/// What it would need and is not to be had.
+pub fn blueprint(
+    spec: &Spec,
+    home: &Path,
+    kernel: &Kernel,
+    mounts: &Mounts,
+    card: Option<NetConfig>,
+) -> Result<Blueprint, Refusal> {
+    let modules = match kernel.modules() {
+        Some(directory) => initramfs::read_modules(&directory)?,
+        None => Vec::new(),
+    };
+    let (initrd, path) = initramfs::in_memory(&modules)?;
+    let mut config = VmConfig::new(&kernel.path);
+    config.initrd = Some(path);
+    config.append = COMMAND_LINE.to_owned();
+    config.cpus = spec.machine.cpus;
+    config.memory = spec.machine.memory;
+    config.vsock = Some(VsockSpec {
+        path: SOCKET.into(),
+        cid: CID,
+    });
+    config.nets.extend(card);
+    if !spec.image.layers.is_empty() {
+        config.disks.push(DiskSpec {
+            id: Some(LAYERS.to_owned()),
+            ..DiskSpec::of_layers(spec.image.layers.clone())
+        });
+    }
+    let mut flush = false;
+    if let Some(size) = spec.machine.disk_size {
+        let path = PathBuf::from(SCRATCH_FILE);
+        if !path.exists() {
+            ext4::make(&path, size)?;
+        }
+        config.disks.push(DiskSpec {
+            id: Some(SCRATCH.to_owned()),
+            ..DiskSpec::new(path)
+        });
+        // What is removed afterwards is not worth a write.
+        flush |= !spec.auto_remove;
+    }
+    let volumes = Volumes::new(home);
+    let mut locks = Vec::new();
+    for disk in &mounts.volumes {
+        let volume = volumes.find(&disk.name)?;
+        locks.push(volume.lock(disk.read_only)?);
+        config.disks.push(DiskSpec {
+            id: Some(disk.serial.clone()),
+            readonly: disk.read_only,
+            ..DiskSpec::new(volume.disk())
+        });
+        flush |= !disk.read_only;
+    }
+    for share in &mounts.shares {
+        config.shares.push(FsSpec {
+            readonly: share.read_only,
+            ..FsSpec::new(&share.path, &share.tag)
+        });
+        flush |= !share.read_only;
+    }
+    Ok(Blueprint {
+        config,
+        flush,
+        _initrd: initrd,
+        _volumes: locks,
+    })
+}
+
+/// The kernel's command line: warnings go to the console, and a panic ends the
+/// machine at once.
+const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1";
+
+/// A machine that runs.
+pub struct Vm {
+    /// Ends it.
+    pub handle: StopHandle,
+    /// The ports that lead to it.
+    pub published: Vec<Published>,
+    thread: JoinHandle<Result<Outcome, vmm::Error>>,
+    /// Hung up when its thread has ended.
+    ended: io::PipeReader,
+}
+
+impl Vm {
+    /// Makes the machine and starts it, on a thread of its own.
+    ///
+    /// # Errors
+    /// Why it cannot be made.
+    pub fn start(config: VmConfig) -> Result<Self, Refusal> {
+        let (ended, alive) = io::pipe()?;
+        let (made, wait) = mpsc::sync_channel(1);
+        let run = move || {
+            let _alive = alive;
+            let machine = match Machine::new(&config, console()) {
+                Ok(machine) => machine,
+                Err(e) => {
+                    // The other side waits for this.
+                    let _ = made.send(Err(e));
+                    return Ok(Outcome::Stopped(None));
+                }
+            };
+            let _ = made.send(Ok((machine.stop_handle(), machine.published().to_vec())));
+            // Without stop signals, nothing asks it to end.
+            machine.run(Duration::ZERO)
+        };
+        let thread = thread::Builder::new()
+            .name("machine".to_owned())
+            .spawn(run)?;
+        let (handle, published) = wait.recv()??;
+        Ok(Vm {
+            handle,
+            published,
+            thread,
+            ended,
+        })
+    }
+
+    /// Waits until the guest dials `ready`; false when the machine ended first,
+    /// or the time was over.
+    ///
+    /// # Errors
+    /// The system call's.
+    pub fn wait_ready(&self, ready: &UnixListener, time: Duration) -> io::Result<bool> {
+        let end = Instant::now() + time;
+        loop {
+            let mut fds = [
+                PollFd::new(ready, PollFlags::IN),
+                PollFd::new(&self.ended, PollFlags::IN),
+            ];
+            match poll(&mut fds, end)? {
+                0 => return Ok(false),
+                _ if !fds[1].revents().is_empty() => return Ok(false),
+                _ if !fds[0].revents().is_empty() => return Ok(true),
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits for the machine's end; false when it has not come in time.
+    ///
+    /// # Errors
+    /// The system call's.
+    pub fn wait_end(&self, time: Duration) -> io::Result<bool> {
+        let mut fds = [PollFd::from_borrowed_fd(self.ended.as_fd(), PollFlags::IN)];
+        Ok(poll(&mut fds, Instant::now() + time)? > 0)
+    }
+
+    /// Waits for the machine's end, however long it takes, and says what it was.
+    pub fn join(self) -> String {
+        match self.thread.join() {
+            Ok(Ok(outcome)) => outcome.to_string(),
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => "the machine's thread failed".to_owned(),
+        }
+    }
+}
+
+/// Waits for one of `fds` until `end`; 0 when the time is over.
+fn poll(fds: &mut [PollFd<'_>], end: Instant) -> io::Result<usize> {
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = Timespec {
+            tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        match rustix::event::poll(fds, Some(&timeout)) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => return Ok(result?),
+        }
+    }
+}
+
+/// The guest's console: a file of bounded size, begun anew for each start.
+fn console() -> ConsoleIo {
+    let mut options = OpenOptions::new();
+    let options = options.create(true).append(true).mode(0o600);
+    let file = options.open(CONSOLE).and_then(|file| {
+        file.set_len(0)?;
+        Ok::<File, io::Error>(file)
+    });
+    ConsoleIo {
+        // Without a file, nobody will know what the guest's kernel said.
+        output: file.ok(),
+        limit: Some(CONSOLE_LIMIT),
+        ..ConsoleIo::default()
+    }
+}

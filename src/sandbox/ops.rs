@@ -1,0 +1,479 @@
+//! What is done to sandboxes, whichever command asks for it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use protocol::{Exit, Failure, Reply, WindowSize};
+use rustix::process::{Pid, Signal};
+
+use super::attach::{self, End, Options, Remote};
+use super::control::{self, Attach, Request};
+use super::error::SandboxError;
+use super::monitor::{self, Launched};
+use super::spec::Spec;
+use super::state::{LOST, State, Status};
+use super::store::{Sandbox, Store};
+use super::{agent, events};
+
+/// How long a monitor may take for an end, beyond the time that the process has:
+/// a guest writes out what it has.
+const END_PATIENCE: Duration = Duration::from_secs(150);
+/// How long a process of the host takes to die.
+const DEATH_PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked whether it has.
+const TICK: Duration = Duration::from_millis(20);
+
+/// The monitor's side of a process, for signals and window sizes.
+struct Monitor {
+    sandbox: Sandbox,
+    /// Its process, as long as it is this one's child and may still be booting.
+    booting: Option<(Pid, AtomicBool)>,
+}
+
+impl Remote for Monitor {
+    fn signal(&self, signal: i32) -> Result<(), String> {
+        if let Some((pid, started)) = &self.booting
+            && !started.load(Ordering::SeqCst)
+        {
+            // There is no process yet that could have it: it is for the boot.
+            return match signal {
+                libc::SIGUSR1 | libc::SIGUSR2 | libc::SIGALRM => Ok(()),
+                _ => rustix::process::kill_process(*pid, Signal::TERM).map_err(|e| e.to_string()),
+            };
+        }
+        ask(&self.sandbox, &Request::Signal(signal)).map_err(|e| e.to_string())
+    }
+
+    fn resize(&self, size: WindowSize) {
+        // The next change comes through, or the process ends.
+        let _ = ask(&self.sandbox, &Request::Resize(size));
+    }
+}
+
+/// Asks a monitor something with a short answer.
+fn ask(sandbox: &Sandbox, request: &Request) -> Result<(), SandboxError> {
+    let mut stream = control::connect(sandbox, request)?;
+    match control::reply(&mut stream) {
+        Ok(_) => Ok(()),
+        Err(failure) => Err(SandboxError::Refused(failure.message)),
+    }
+}
+
+/// Why a sandbox could not be started, or an attached one ended badly.
+#[derive(Debug)]
+pub enum StartError {
+    /// Something on the host.
+    Sandbox(SandboxError),
+    /// The monitor or the agent say so.
+    Failed(Failure),
+}
+
+impl From<SandboxError> for StartError {
+    fn from(error: SandboxError) -> Self {
+        StartError::Sandbox(error)
+    }
+}
+
+/// Starts a sandbox, with the streams of its process on this one's, or without.
+/// `None` when it runs on.
+///
+/// # Errors
+/// What keeps it from starting. One that is to be removed at its end is, then.
+pub fn start(sandbox: &Sandbox, options: Option<&Options>) -> Result<Option<End>, StartError> {
+    if let Some(options) = options {
+        options.check()?;
+    }
+    let changes = sandbox.lock_changes()?;
+    if sandbox.state()?.status.is_live() || sandbox.has_monitor()? {
+        return Err(SandboxError::AlreadyRunning(sandbox.label()).into());
+    }
+    let signals = match options {
+        Some(options) => attach::take_signals(options)
+            .map_err(|e| SandboxError::io("take signals for", sandbox.dir(), e))?,
+        None => None,
+    };
+    let attach = options.map_or_else(Attach::default, |options| Attach {
+        stdin: options.stdin,
+        output: options.output,
+        size: options.terminal.then(attach::window_size).flatten(),
+    });
+    let Launched {
+        mut stream,
+        mut child,
+    } = monitor::launch(sandbox, attach)?;
+    let remote = Arc::new(Monitor {
+        sandbox: sandbox.clone(),
+        booting: i32::try_from(child.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            .map(|pid| (pid, AtomicBool::new(false))),
+    });
+    attach::proxy_signals(signals, remote.clone());
+    if let Err(failure) = control::reply(&mut stream) {
+        // It has nothing more to do, and its locks go with it.
+        let _ = child.wait();
+        let failure = match monitor_error(sandbox) {
+            Some(why) if failure.message.contains("does not answer") => Failure {
+                message: why,
+                ..failure
+            },
+            _ => failure,
+        };
+        if let Ok(spec) = sandbox.spec()
+            && spec.auto_remove
+        {
+            sandbox.remove(&changes)?;
+            monitor::remove_anonymous_volumes(sandbox.store().home(), &spec);
+            events::sandbox(sandbox, &spec, "destroy", &[]);
+        }
+        return Err(StartError::Failed(failure));
+    }
+    if let Some((_, started)) = &remote.booting {
+        started.store(true, Ordering::SeqCst);
+    }
+    drop(changes);
+    let Some(options) = options else {
+        return Ok(None);
+    };
+    let end = attach::streams(stream, options)
+        .map_err(|e| SandboxError::io("use the terminal for", sandbox.dir(), e))?;
+    finish(sandbox, end, &remote)
+}
+
+/// Attaches to a sandbox that runs.
+///
+/// # Errors
+/// When it does not run, or ends other than by its process.
+pub fn attach(sandbox: &Sandbox, options: &Options) -> Result<Option<End>, StartError> {
+    options.check()?;
+    let signals = attach::take_signals(options)
+        .map_err(|e| SandboxError::io("take signals for", sandbox.dir(), e))?;
+    let size = options.terminal.then(attach::window_size).flatten();
+    let request = Request::Attach(Attach {
+        stdin: options.stdin,
+        output: options.output,
+        size,
+    });
+    let mut stream = control::connect(sandbox, &request)?;
+    control::reply(&mut stream).map_err(StartError::Failed)?;
+    let remote = Arc::new(Monitor {
+        sandbox: sandbox.clone(),
+        booting: None,
+    });
+    attach::proxy_signals(signals, remote.clone());
+    let end = attach::streams(stream, options)
+        .map_err(|e| SandboxError::io("use the terminal for", sandbox.dir(), e))?;
+    finish(sandbox, end, &remote)
+}
+
+fn finish(sandbox: &Sandbox, end: End, remote: &Monitor) -> Result<Option<End>, StartError> {
+    match end {
+        End::Failed(failure) => Err(StartError::Failed(match monitor_error(sandbox) {
+            Some(why) if failure.message.contains("does not answer") => Failure {
+                message: why,
+                ..failure
+            },
+            _ => failure,
+        })),
+        End::NoReader => {
+            // As it would happen to a process whose reader is gone.
+            let _ = remote.signal(libc::SIGPIPE);
+            Ok(Some(End::NoReader))
+        }
+        end => Ok(Some(end)),
+    }
+}
+
+/// The last thing that a monitor which died had to say.
+fn monitor_error(sandbox: &Sandbox) -> Option<String> {
+    let text = super::files::read(&sandbox.path(monitor::LOG)).ok()?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let line = text.lines().rfind(|line| !line.is_empty())?;
+    Some(format!("drupe's process for the sandbox died: {line}"))
+}
+
+/// Sends a sandbox's process a signal.
+///
+/// # Errors
+/// When it does not run, or does not get it.
+pub fn signal(sandbox: &Sandbox, signal: i32) -> Result<(), SandboxError> {
+    need_running(sandbox)?;
+    ask(sandbox, &Request::Signal(signal))?;
+    if let Ok(spec) = sandbox.spec() {
+        events::sandbox(sandbox, &spec, "kill", &[("signal", signal.to_string())]);
+    }
+    Ok(())
+}
+
+/// Checks that a sandbox runs.
+///
+/// # Errors
+/// [`SandboxError::NotRunning`], or the state's.
+pub fn need_running(sandbox: &Sandbox) -> Result<State, SandboxError> {
+    let state = sandbox.state()?;
+    match state.status {
+        Status::Running => Ok(state),
+        _ => Err(SandboxError::NotRunning(sandbox.label())),
+    }
+}
+
+/// Ends a sandbox's process: asks it to, and after `timeout` seconds makes it. One
+/// that does not run is left alone. On return its machine is gone.
+///
+/// # Errors
+/// When it will not end.
+pub fn stop(
+    sandbox: &Sandbox,
+    signal: Option<i32>,
+    timeout: Option<u32>,
+) -> Result<(), SandboxError> {
+    let state = sandbox.state()?;
+    if !state.status.is_live() {
+        return Ok(());
+    }
+    let spec = sandbox.spec();
+    let seconds = timeout.or_else(|| spec.as_ref().map(|s| s.stop_timeout).ok());
+    let patience = Duration::from_secs(seconds.unwrap_or_default().into()) + END_PATIENCE;
+    let ended = match control::connect(sandbox, &Request::Stop { signal, timeout }) {
+        Ok(mut stream) => stream
+            .set_read_timeout(Some(patience))
+            .map_err(|e| e.to_string())
+            .and_then(|()| match control::wait_for_exit(&mut stream) {
+                // It ended without its process: that is an end too.
+                Err(failure) if sandbox.has_monitor().unwrap_or(false) => Err(failure.message),
+                _ => Ok(()),
+            }),
+        // It boots, or has just ended.
+        Err(SandboxError::NotRunning(_)) => terminate(sandbox, &state, Signal::TERM, patience),
+        Err(e) => Err(e.to_string()),
+    };
+    if let Err(why) = ended {
+        log::warn!("sandbox {}: {why}: its process is killed", sandbox.label());
+        terminate(sandbox, &state, Signal::KILL, DEATH_PATIENCE).map_err(|why| {
+            SandboxError::Silent {
+                name: sandbox.label(),
+                why,
+            }
+        })?;
+    }
+    if let Ok(spec) = spec {
+        events::sandbox(sandbox, &spec, "stop", &[]);
+    }
+    Ok(())
+}
+
+/// Signals the monitor itself, and waits until it is gone.
+fn terminate(
+    sandbox: &Sandbox,
+    state: &State,
+    signal: Signal,
+    patience: Duration,
+) -> Result<(), String> {
+    let gone = || !sandbox.has_monitor().unwrap_or(true);
+    let pid = state
+        .pid
+        .and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    if let Some(pid) = pid
+        && !gone()
+    {
+        // Its lock is held: the number is still its own.
+        rustix::process::kill_process(pid, signal).map_err(|e| e.to_string())?;
+    }
+    let end = Instant::now() + patience;
+    while !gone() {
+        if Instant::now() > end {
+            return Err("it does not end".to_owned());
+        }
+        thread::sleep(TICK);
+    }
+    Ok(())
+}
+
+/// Waits for a sandbox's end, and says what its process ended with.
+///
+/// # Errors
+/// When it cannot be waited for.
+pub fn wait(sandbox: &Sandbox) -> Result<u8, SandboxError> {
+    loop {
+        let state = sandbox.state()?;
+        match state.status {
+            // One that has never run is waited for, as Docker does.
+            Status::Created | Status::Starting => thread::sleep(10 * TICK),
+            Status::Exited => return Ok(state.exit_code.unwrap_or(LOST)),
+            Status::Running => match control::connect(sandbox, &Request::Wait) {
+                Ok(mut stream) => match control::wait_for_exit(&mut stream) {
+                    Ok(Exit { status, .. }) => return Ok(status),
+                    Err(_) if sandbox.dir().is_dir() => {}
+                    Err(_) => return Ok(LOST),
+                },
+                Err(SandboxError::NotRunning(_)) => thread::sleep(TICK),
+                Err(e) => return Err(e),
+            },
+        }
+    }
+}
+
+/// Removes a sandbox; one that runs only by force. With `volumes` those that were
+/// made for it go too.
+///
+/// # Errors
+/// When it runs, or does not let itself be removed.
+pub fn remove(sandbox: &Sandbox, force: bool, volumes: bool) -> Result<(), SandboxError> {
+    match sandbox.state() {
+        Ok(state) if state.status.is_live() => match force {
+            true => stop(sandbox, Some(libc::SIGKILL), Some(0))?,
+            false => return Err(SandboxError::Running(sandbox.label())),
+        },
+        // Whatever its state says, it can go.
+        Err(SandboxError::Corrupt { .. } | SandboxError::Io { .. }) if force => {}
+        state => drop(state?),
+    }
+    let changes = match sandbox.lock_changes() {
+        // It has removed itself at its end.
+        Err(SandboxError::Unknown(_)) if force => return Ok(()),
+        changes => changes?,
+    };
+    if sandbox.has_monitor()? {
+        return Err(SandboxError::Running(sandbox.label()));
+    }
+    let spec = sandbox.spec();
+    sandbox.remove(&changes)?;
+    if let Ok(spec) = spec {
+        events::sandbox(sandbox, &spec, "destroy", &[]);
+        if volumes || spec.auto_remove {
+            monitor::remove_anonymous_volumes(sandbox.store().home(), &spec);
+        }
+    }
+    Ok(())
+}
+
+/// All sandboxes with what they are and how they stand, the newest first. What
+/// should have removed itself and did not live to is removed; what cannot be
+/// read is left out with a warning.
+///
+/// # Errors
+/// When they cannot be listed.
+pub fn list(store: &Store) -> Result<Vec<(Sandbox, Spec, State)>, SandboxError> {
+    let mut list = Vec::new();
+    for sandbox in store.list()? {
+        let read = sandbox.spec().and_then(|spec| Ok((spec, sandbox.state()?)));
+        match read {
+            Ok((spec, state)) if super::store::is_left_over(&spec, &state) => {
+                if !sandbox.has_monitor()?
+                    && let Some(changes) = sandbox.try_lock_changes()?
+                    && sandbox.remove(&changes).is_ok()
+                {
+                    monitor::remove_anonymous_volumes(store.home(), &spec);
+                }
+            }
+            Ok((spec, state)) => list.push((sandbox, spec, state)),
+            // It was removed meanwhile.
+            Err(SandboxError::Unknown(_)) => {}
+            Err(e) => log::warn!("sandbox {}: {e}", sandbox.id.short()),
+        }
+    }
+    list.sort_by_key(|(_, spec, _)| std::cmp::Reverse(spec.created));
+    Ok(list)
+}
+
+/// A process that was started beside the sandbox's own.
+struct Beside {
+    sandbox: Sandbox,
+    process: u32,
+}
+
+impl Remote for Beside {
+    fn signal(&self, signal: i32) -> Result<(), String> {
+        let request = protocol::Request::Signal {
+            process: self.process,
+            signal,
+        };
+        ask_agent(&self.sandbox, &request).map_err(|e| e.to_string())?;
+        Ok(())
+    }
+
+    fn resize(&self, size: WindowSize) {
+        let request = protocol::Request::Resize {
+            process: self.process,
+            size,
+        };
+        // The next change comes through, or the process ends.
+        let _ = ask_agent(&self.sandbox, &request);
+    }
+}
+
+/// Connects with the agent of a sandbox that runs.
+///
+/// # Errors
+/// When it does not run or cannot be reached.
+pub fn connect_agent(sandbox: &Sandbox) -> Result<agent::Agent, SandboxError> {
+    need_running(sandbox)?;
+    let dir = sandbox.open_dir()?;
+    let path = super::store::socket_path(&dir, monitor::SOCKET);
+    agent::Agent::connect(&path).map_err(|e| SandboxError::Silent {
+        name: sandbox.label(),
+        why: e.to_string(),
+    })
+}
+
+/// Asks the agent of a sandbox one thing.
+///
+/// # Errors
+/// When it cannot be reached, or says no.
+pub fn ask_agent(sandbox: &Sandbox, request: &protocol::Request) -> Result<Reply, SandboxError> {
+    connect_agent(sandbox)?
+        .ask(request, Some(agent::REPLY_TIMEOUT))
+        .map_err(|e| SandboxError::Refused(e.to_string()))
+}
+
+/// Runs a process in a sandbox, beside its own. `None` when it runs on.
+///
+/// # Errors
+/// What keeps it from starting.
+pub fn exec(
+    sandbox: &Sandbox,
+    process: protocol::Process,
+    options: Option<&Options>,
+) -> Result<Option<End>, StartError> {
+    if let Some(options) = options {
+        options.check()?;
+    }
+    let mut agent = connect_agent(sandbox)?;
+    let signals = match options {
+        Some(options) => attach::take_signals(options)
+            .map_err(|e| SandboxError::io("take signals for", sandbox.dir(), e))?,
+        None => None,
+    };
+    let request = protocol::Request::Start(Box::new(process));
+    let process = match agent.ask(&request, Some(agent::REPLY_TIMEOUT)) {
+        Ok(Reply::Started { process }) => process,
+        Ok(reply) => return Err(refused(&agent::unexpected(&reply)).into()),
+        Err(agent::AgentError::Failed(failure)) => return Err(StartError::Failed(failure)),
+        Err(e) => return Err(refused(&e).into()),
+    };
+    let Some(options) = options else {
+        return Ok(None);
+    };
+    let remote = Arc::new(Beside {
+        sandbox: sandbox.clone(),
+        process,
+    });
+    attach::proxy_signals(signals, remote.clone());
+    let end = attach::streams(agent.into_stream(), options)
+        .map_err(|e: io::Error| SandboxError::io("use the terminal for", sandbox.dir(), e))?;
+    match end {
+        End::Failed(failure) => Err(StartError::Failed(failure)),
+        End::NoReader => {
+            let _ = remote.signal(libc::SIGPIPE);
+            Ok(Some(End::NoReader))
+        }
+        end => Ok(Some(end)),
+    }
+}
+
+fn refused(error: &agent::AgentError) -> SandboxError {
+    SandboxError::Refused(error.to_string())
+}

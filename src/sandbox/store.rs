@@ -1,0 +1,537 @@
+//! The sandboxes of a user, a directory each.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use serde::de::DeserializeOwned;
+
+use super::error::SandboxError;
+use super::files;
+use super::id::Id;
+use super::lock::{self, FileLock, Kind};
+use super::names::Names;
+use super::spec::{Spec, VERSION};
+use super::state::{LOST, State, Status};
+use super::time::Time;
+use crate::home;
+
+/// How the directory of a sandbox that is being made, or removed, begins: what a
+/// crash leaves of it is nobody's.
+const UNFINISHED: &str = ".";
+
+/// Where the sandboxes are.
+#[derive(Debug)]
+pub struct Store {
+    home: PathBuf,
+}
+
+impl Store {
+    /// The user's.
+    ///
+    /// # Errors
+    /// When nothing says where it is.
+    pub fn open() -> Result<Self, SandboxError> {
+        let home = home::data_dir().map_err(|e| SandboxError::Refused(e.to_string()))?;
+        // Monitors work in another directory.
+        let home = std::path::absolute(&home).map_err(|e| SandboxError::io("find", &home, e))?;
+        Ok(Store::at(home))
+    }
+
+    /// The one in this directory.
+    pub fn at(home: PathBuf) -> Self {
+        Store { home }
+    }
+
+    /// Everything of drupe's.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// A directory for each sandbox.
+    pub fn sandboxes(&self) -> PathBuf {
+        self.home.join("sandboxes")
+    }
+
+    fn names(&self) -> Names {
+        Names::new(self.home.join("names"), self.sandboxes())
+    }
+
+    /// Makes the sandbox `id`. Its name is `name`, or made up; `spec.name` says
+    /// which.
+    ///
+    /// # Errors
+    /// A name in use, or the files'; nothing is left behind then.
+    pub fn create(
+        &self,
+        id: Id,
+        mut spec: Spec,
+        name: Option<&str>,
+    ) -> Result<Sandbox, SandboxError> {
+        let parent = self.sandboxes();
+        let new = parent.join(format!("{UNFINISHED}{id}"));
+        files::private_dir(&new).map_err(|e| SandboxError::io("make", &new, e))?;
+        let finished = (|| {
+            write_json(&new.join("state.json"), &State::created())?;
+            let names = self.names();
+            let locked = names.lock()?;
+            spec.name = locked.take(name, &id)?;
+            let dir = parent.join(id.as_str());
+            let result = write_json(&new.join("config.json"), &spec).and_then(|()| {
+                fs::rename(&new, &dir).map_err(|e| SandboxError::io("make", &dir, e))
+            });
+            if result.is_err() {
+                locked.free(&spec.name, &id);
+            }
+            result.map(|()| Sandbox {
+                id: id.clone(),
+                dir,
+                home: self.home.clone(),
+            })
+        })();
+        if finished.is_err() {
+            // Whatever stays is nobody's sandbox.
+            let _ = fs::remove_dir_all(&new);
+        }
+        finished
+    }
+
+    /// The sandbox of this identifier, this name, or whose identifier alone
+    /// begins so; in that order.
+    ///
+    /// # Errors
+    /// [`SandboxError::Unknown`] or [`SandboxError::Ambiguous`].
+    pub fn find(&self, reference: &str) -> Result<Sandbox, SandboxError> {
+        if let Ok(id) = reference.parse() {
+            let sandbox = self.sandbox(id);
+            if sandbox.dir.is_dir() {
+                return Ok(sandbox);
+            }
+        }
+        if let Some(id) = self.names().get(reference) {
+            let sandbox = self.sandbox(id);
+            if sandbox.dir.is_dir() {
+                return Ok(sandbox);
+            }
+        }
+        let mut found = match Id::is_prefix(reference) {
+            true => self.ids()?.into_iter(),
+            false => Vec::new().into_iter(),
+        }
+        .filter(|id| id.as_str().starts_with(reference));
+        match (found.next(), found.next()) {
+            (Some(id), None) => Ok(self.sandbox(id)),
+            (Some(_), Some(_)) => Err(SandboxError::Ambiguous(reference.to_owned())),
+            (None, _) => Err(SandboxError::Unknown(reference.to_owned())),
+        }
+    }
+
+    /// All sandboxes, in no order.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub fn list(&self) -> Result<Vec<Sandbox>, SandboxError> {
+        Ok(self.ids()?.into_iter().map(|id| self.sandbox(id)).collect())
+    }
+
+    fn ids(&self) -> Result<Vec<Id>, SandboxError> {
+        let parent = self.sandboxes();
+        let entries = match fs::read_dir(&parent) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(|e| SandboxError::io("list", &parent, e))?,
+        };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(names.filter_map(|name| name.parse().ok()).collect())
+    }
+
+    fn sandbox(&self, id: Id) -> Sandbox {
+        Sandbox {
+            dir: self.sandboxes().join(id.as_str()),
+            id,
+            home: self.home.clone(),
+        }
+    }
+}
+
+/// One sandbox.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    /// Its identifier.
+    pub id: Id,
+    dir: PathBuf,
+    home: PathBuf,
+}
+
+impl Sandbox {
+    /// A file of it.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.dir.join(file)
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The store that it is of.
+    pub fn store(&self) -> Store {
+        Store::at(self.home.clone())
+    }
+
+    /// What it is.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is of a newer drupe.
+    pub fn spec(&self) -> Result<Spec, SandboxError> {
+        let path = self.path("config.json");
+        let value: serde_json::Value = read_json(self, &path)?;
+        let found = value.get("version").and_then(serde_json::Value::as_u64);
+        if let Some(found) = found.filter(|found| *found > VERSION.into()) {
+            return Err(SandboxError::Version {
+                path,
+                found: u32::try_from(found).unwrap_or(u32::MAX),
+                known: VERSION,
+            });
+        }
+        serde_json::from_value(value).map_err(|e| SandboxError::Corrupt {
+            path,
+            why: e.to_string(),
+        })
+    }
+
+    /// Writes what it is. The caller has the lock on changes.
+    ///
+    /// # Errors
+    /// The file's.
+    pub fn write_spec(&self, spec: &Spec) -> Result<(), SandboxError> {
+        write_json(&self.path("config.json"), spec)
+    }
+
+    /// The name by which messages call it: its own if that can be read.
+    pub fn label(&self) -> String {
+        self.spec()
+            .map_or_else(|_| self.id.short().to_owned(), |spec| spec.name)
+    }
+
+    /// How it stands. When its monitor has died with the work half done, what it
+    /// left is put right first.
+    ///
+    /// # Errors
+    /// The file's.
+    pub fn state(&self) -> Result<State, SandboxError> {
+        let path = self.path("state.json");
+        let state: State = read_json(self, &path)?;
+        if !state.status.is_live() || self.has_monitor()? {
+            return Ok(state);
+        }
+        // It may have ended properly since the first look.
+        let state: State = read_json(self, &path)?;
+        if !state.status.is_live() {
+            return Ok(state);
+        }
+        let why = "drupe's process for it died".to_owned();
+        let ended = state.exited(LOST, false, Some(why), last_sign(&self.dir));
+        if let Some(lock) = self.try_lock_changes()? {
+            self.write_state(&ended)?;
+            super::network::remove_tap(state.tap.as_deref());
+            drop(lock);
+        }
+        Ok(ended)
+    }
+
+    /// Writes how it stands: for its monitor, and for who has the lock on
+    /// changes while there is none.
+    ///
+    /// # Errors
+    /// The file's.
+    pub fn write_state(&self, state: &State) -> Result<(), SandboxError> {
+        write_json(&self.path("state.json"), state)
+    }
+
+    /// A monitor has it.
+    ///
+    /// # Errors
+    /// The lock's.
+    pub fn has_monitor(&self) -> Result<bool, SandboxError> {
+        let path = self.path("lock");
+        lock::is_held(&path).map_err(|e| SandboxError::io("look at", &path, e))
+    }
+
+    /// Takes what a monitor holds for its life.
+    ///
+    /// # Errors
+    /// [`SandboxError::AlreadyRunning`], or the lock's.
+    pub fn lock_life(&self) -> Result<FileLock, SandboxError> {
+        let path = self.path("lock");
+        FileLock::try_take(&path, Kind::Exclusive)
+            .map_err(|e| SandboxError::io("lock", &path, e))?
+            .ok_or_else(|| SandboxError::AlreadyRunning(self.label()))
+    }
+
+    /// Keeps others from starting, renaming or removing it, and waits for those
+    /// that are at it.
+    ///
+    /// # Errors
+    /// [`SandboxError::Unknown`] when it has been removed meanwhile, or the
+    /// lock's.
+    pub fn lock_changes(&self) -> Result<FileLock, SandboxError> {
+        let path = self.path("changes.lock");
+        let lock = match self.dir.is_dir() {
+            true => FileLock::wait(&path, Kind::Exclusive),
+            false => Err(io::ErrorKind::NotFound.into()),
+        };
+        match lock {
+            Ok(lock) if self.dir.is_dir() => Ok(lock),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(SandboxError::io("lock", &path, e))
+            }
+            _ => Err(SandboxError::Unknown(self.id.short().to_owned())),
+        }
+    }
+
+    /// As [`Sandbox::lock_changes`], without waiting.
+    ///
+    /// # Errors
+    /// The lock's.
+    pub fn try_lock_changes(&self) -> Result<Option<FileLock>, SandboxError> {
+        let path = self.path("changes.lock");
+        match FileLock::try_take(&path, Kind::Exclusive) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            lock => lock.map_err(|e| SandboxError::io("lock", &path, e)),
+        }
+    }
+
+    /// Removes it, with everything that is in its directory. The caller has the
+    /// lock on changes; nothing runs.
+    ///
+    /// # Errors
+    /// The files'.
+    pub fn remove(&self, _changes: &FileLock) -> Result<(), SandboxError> {
+        let store = self.store();
+        let gone = store.sandboxes().join(format!("{UNFINISHED}{}", self.id));
+        {
+            let names = store.names();
+            let locked = names.lock()?;
+            let name = self.spec().map(|spec| spec.name);
+            fs::rename(&self.dir, &gone).map_err(|e| SandboxError::io("remove", &self.dir, e))?;
+            if let Ok(name) = name {
+                locked.free(&name, &self.id);
+            }
+        }
+        super::images::release(&self.home, &self.id);
+        fs::remove_dir_all(&gone).map_err(|e| SandboxError::io("remove", &gone, e))
+    }
+
+    /// Gives it another name.
+    ///
+    /// # Errors
+    /// A name in use or no name, or the files'.
+    pub fn rename(&self, name: &str) -> Result<(), SandboxError> {
+        let _changes = self.lock_changes()?;
+        let mut spec = self.spec()?;
+        let store = self.store();
+        let names = store.names();
+        let locked = names.lock()?;
+        let old = std::mem::replace(&mut spec.name, locked.take(Some(name), &self.id)?);
+        if let Err(e) = self.write_spec(&spec) {
+            locked.free(name, &self.id);
+            return Err(e);
+        }
+        locked.free(&old, &self.id);
+        Ok(())
+    }
+
+    /// Its directory, opened: the way to sockets in it whose path may be longer
+    /// than a socket's address.
+    ///
+    /// # Errors
+    /// The directory's.
+    pub fn open_dir(&self) -> Result<OwnedFd, SandboxError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(&self.dir, flags, Mode::empty())
+            .map_err(|e| SandboxError::io("open", &self.dir, e.into()))
+    }
+}
+
+/// The path of a socket in an opened directory, short enough for any.
+pub fn socket_path(dir: &OwnedFd, name: &str) -> PathBuf {
+    format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()).into()
+}
+
+/// When the sandbox last gave a sign of life: its log is the best witness.
+fn last_sign(dir: &Path) -> Time {
+    let modified = |file: &str| fs::metadata(dir.join(file)).and_then(|m| m.modified());
+    let times = ["log", "state.json"]
+        .iter()
+        .filter_map(|file| modified(file).ok());
+    times.max().map_or_else(Time::now, Time::of)
+}
+
+fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), SandboxError> {
+    serde_json::to_vec(value)
+        .map_err(io::Error::from)
+        .and_then(|bytes| files::write_atomically(path, &bytes))
+        .map_err(|e| SandboxError::io("write", path, e))
+}
+
+fn read_json<T: DeserializeOwned>(sandbox: &Sandbox, path: &Path) -> Result<T, SandboxError> {
+    let bytes = match files::read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !sandbox.dir.is_dir() => {
+            return Err(SandboxError::Unknown(sandbox.id.short().to_owned()));
+        }
+        bytes => bytes.map_err(|e| SandboxError::io("read", path, e))?,
+    };
+    serde_json::from_slice(&bytes).map_err(|e| SandboxError::Corrupt {
+        path: path.to_owned(),
+        why: e.to_string(),
+    })
+}
+
+/// A sandbox whose monitor should have removed it and did not live to.
+pub fn is_left_over(spec: &Spec, state: &State) -> bool {
+    spec.auto_remove && state.status == Status::Exited
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::spec::tests::spec;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::at(dir.path().join("home"));
+        (dir, store)
+    }
+
+    #[test]
+    fn a_sandbox_is_found_by_identifier_name_and_prefix() {
+        let (_dir, store) = store();
+        assert!(store.list().unwrap().is_empty());
+        let a = store
+            .create(Id::random().unwrap(), spec(""), Some("web"))
+            .unwrap();
+        let b = store.create(Id::random().unwrap(), spec(""), None).unwrap();
+        assert_eq!(store.list().unwrap().len(), 2);
+        for reference in [a.id.as_str(), a.id.short(), "web"] {
+            assert_eq!(store.find(reference).unwrap().id, a.id);
+        }
+        assert_eq!(store.find(&b.label()).unwrap().id, b.id);
+        for reference in ["", "nothing", "../x", "zz", &"0".repeat(64)] {
+            let error = store.find(reference).unwrap_err();
+            assert!(matches!(error, SandboxError::Unknown(_)), "{reference}");
+        }
+        // Sixteen beginnings for seventeen sandboxes.
+        for _ in 0..15 {
+            store.create(Id::random().unwrap(), spec(""), None).unwrap();
+        }
+        let ambiguous = (0..16).filter(|digit| {
+            matches!(
+                store.find(&format!("{digit:x}")),
+                Err(SandboxError::Ambiguous(_))
+            )
+        });
+        assert!(ambiguous.count() > 0);
+    }
+
+    #[test]
+    fn a_creation_that_fails_leaves_nothing() {
+        let (_dir, store) = store();
+        store
+            .create(Id::random().unwrap(), spec(""), Some("web"))
+            .unwrap();
+        assert!(
+            store
+                .create(Id::random().unwrap(), spec(""), Some("web"))
+                .is_err()
+        );
+        assert!(
+            store
+                .create(Id::random().unwrap(), spec(""), Some("no name"))
+                .is_err()
+        );
+        assert_eq!(fs::read_dir(store.sandboxes()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_name_is_free_after_its_sandbox() {
+        let (_dir, store) = store();
+        let a = store
+            .create(Id::random().unwrap(), spec(""), Some("web"))
+            .unwrap();
+        a.rename("db").unwrap();
+        assert_eq!(a.label(), "db");
+        let b = store
+            .create(Id::random().unwrap(), spec(""), Some("web"))
+            .unwrap();
+        assert!(matches!(
+            b.rename("db"),
+            Err(SandboxError::NameInUse { .. })
+        ));
+        assert_eq!(b.label(), "web");
+        a.remove(&a.lock_changes().unwrap()).unwrap();
+        b.rename("db").unwrap();
+        assert!(matches!(a.lock_changes(), Err(SandboxError::Unknown(_))));
+        assert!(matches!(a.state(), Err(SandboxError::Unknown(_))));
+        assert_eq!(fs::read_dir(store.sandboxes()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_dead_monitor_is_noticed() {
+        let (_dir, store) = store();
+        let sandbox = store.create(Id::random().unwrap(), spec(""), None).unwrap();
+        let running = State {
+            status: Status::Running,
+            pid: Some(1),
+            ..State::created()
+        };
+        let life = sandbox.lock_life().unwrap();
+        assert!(matches!(
+            sandbox.lock_life(),
+            Err(SandboxError::AlreadyRunning(_))
+        ));
+        sandbox.write_state(&running).unwrap();
+        assert_eq!(sandbox.state().unwrap(), running);
+        drop(life);
+        let state = sandbox.state().unwrap();
+        assert_eq!(
+            (state.status, state.exit_code, state.pid),
+            (Status::Exited, Some(LOST), None)
+        );
+        let written: State = read_json(&sandbox, &sandbox.path("state.json")).unwrap();
+        assert_eq!(written, state);
+    }
+
+    #[test]
+    fn newer_and_broken_files_are_refused() {
+        let (_dir, store) = store();
+        let sandbox = store.create(Id::random().unwrap(), spec(""), None).unwrap();
+        let path = sandbox.path("config.json");
+        fs::write(&path, r#"{"version": 2, "new": 1}"#).unwrap();
+        assert!(matches!(
+            sandbox.spec(),
+            Err(SandboxError::Version { found: 2, .. })
+        ));
+        fs::write(&path, "{").unwrap();
+        assert!(matches!(sandbox.spec(), Err(SandboxError::Corrupt { .. })));
+        assert_eq!(sandbox.label(), sandbox.id.short());
+        sandbox.remove(&sandbox.lock_changes().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn changes_are_made_one_after_the_other() {
+        let (_dir, store) = store();
+        let sandbox = store.create(Id::random().unwrap(), spec(""), None).unwrap();
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let sandbox = &sandbox;
+                scope.spawn(move || sandbox.rename(&format!("name{n}")).unwrap());
+            }
+        });
+        let names = fs::read_dir(store.home().join("names")).unwrap();
+        // The last name, and the lock.
+        assert_eq!(names.count(), 2);
+        assert_eq!(store.find(&sandbox.label()).unwrap().id, sandbox.id);
+    }
+}

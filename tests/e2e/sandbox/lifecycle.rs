@@ -1,0 +1,236 @@
+//! Sandboxes that run by themselves, from their creation to their removal.
+
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+
+use super::{Background, Home, IMAGE};
+
+#[test]
+fn a_detached_sandbox_is_watched_and_ended() {
+    let home = Home::new();
+    let script = "trap 'echo bye; exit 0' TERM; echo hello; echo oops >&2; \
+                  while :; do sleep 0.1; done";
+    let id = home.detached("web", "--label tier=front", script);
+    assert_eq!(id.len(), 64);
+    home.refused(
+        &["run", "-d", "--name", "web", IMAGE],
+        125,
+        "'web' is in use",
+    );
+    assert_eq!(home.ok(&["ps", "-q"]), id[..12]);
+    assert_eq!(
+        home.ok(&["ps", "-q", "--no-trunc", "--filter", "label=tier=front"]),
+        id
+    );
+    assert_eq!(home.ok(&["ps", "-q", "--filter", "status=exited"]), "");
+    let list: serde_json::Value =
+        serde_json::from_str(&home.ok(&["ps", "--format", "json"])).unwrap();
+    assert_eq!(list[0]["Names"], "web");
+    home.until("its log", || home.ok(&["logs", "web"]).contains("hello"));
+    let logs = home.drupe(&["logs", "web"]);
+    assert_eq!(String::from_utf8_lossy(&logs.stdout), "hello\n");
+    assert_eq!(String::from_utf8_lossy(&logs.stderr), "oops\n");
+    assert!(home.ok(&["logs", "-t", "web"]).starts_with("20"));
+
+    // Beside it.
+    let output = home.drupe(&[
+        "exec",
+        "-e",
+        "X=1",
+        "web",
+        "sh",
+        "-c",
+        "echo $X $(hostname); exit 4",
+    ]);
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        format!("1 {}\n", &id[..12])
+    );
+    home.refused(&["exec", "web", "no-such-program"], 127, "no-such-program");
+    home.ok(&[
+        "exec",
+        "-d",
+        "web",
+        "sh",
+        "-c",
+        "sleep 0.1; echo made > /tmp/made",
+    ]);
+    home.until("what was started beside it", || {
+        home.drupe(&["exec", "web", "cat", "/tmp/made"]).stdout == b"made\n"
+    });
+    let mut command = home.command(&["exec", "-i", "web", "wc", "-c"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = Background(command.spawn().unwrap());
+    child
+        .0
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(&[0; 100_000])
+        .unwrap();
+    let mut count = String::new();
+    std::io::Read::read_to_string(&mut child.0.stdout.take().unwrap(), &mut count).unwrap();
+    assert_eq!(count.trim(), "100000");
+
+    let top = home.ok(&["top", "web"]);
+    assert!(top.contains("trap"), "{top}");
+    let stats = home.ok(&["stats", "--no-stream", "--format", "json", "web"]);
+    let stats: serde_json::Value = serde_json::from_str(&stats).unwrap();
+    assert!(stats[0]["PIDs"].as_u64().unwrap() >= 1, "{stats}");
+    assert!(stats[0]["Memory"].as_u64().unwrap() > 0, "{stats}");
+
+    home.ok(&["rename", "web", "front"]);
+    home.refused(&["rm", "front"], 1, "is running");
+    assert_eq!(home.ok(&["stop", "front"]), "front");
+    assert_eq!(home.ok(&["wait", "front"]), "0");
+    assert!(home.ok(&["logs", "front"]).ends_with("bye"));
+    assert_eq!(home.inspect("front")["State"]["Status"], "exited");
+    home.refused(&["exec", "front", "true"], 125, "not running");
+    // Again, as often as one likes.
+    home.ok(&["start", "front"]);
+    assert_eq!(home.inspect("front")["State"]["Running"], true);
+    assert_eq!(home.ok(&["kill", "front"]), "front");
+    assert_eq!(home.ok(&["wait", "front"]), "137");
+    home.ok(&["rm", "front"]);
+    assert_eq!(home.ok(&["ps", "-aq"]), "");
+    let events = home.ok(&[
+        "events",
+        "--since",
+        "1h",
+        "--until",
+        "0s",
+        "--filter",
+        "type=sandbox",
+    ]);
+    for action in [
+        "create",
+        "start",
+        "exec_start",
+        "rename",
+        "stop",
+        "die",
+        "kill",
+        "destroy",
+    ] {
+        assert!(
+            events.contains(&format!(" sandbox {action} ")),
+            "{action}:\n{events}"
+        );
+    }
+}
+
+#[test]
+fn after_a_crash_everything_is_known() {
+    let home = Home::new();
+    home.detached(
+        "crash",
+        "--disk-size 64M",
+        "echo before >> /kept; sync; sleep 1000",
+    );
+    let pid = home.inspect("crash")["State"]["Pid"].as_i64().unwrap();
+    home.until("what it writes", || {
+        home.drupe(&["exec", "crash", "cat", "/kept"]).stdout == b"before\n"
+    });
+    // SAFETY: kill has no memory effects.
+    assert_eq!(unsafe { libc::kill(pid as i32, libc::SIGKILL) }, 0);
+    home.until("its end", || home.ok(&["ps", "-q"]).is_empty());
+    let state = home.inspect("crash")["State"].clone();
+    assert_eq!(
+        (&state["Status"], &state["ExitCode"]),
+        (&"exited".into(), &255.into())
+    );
+    assert!(state["Error"].as_str().unwrap().contains("died"));
+    home.refused(&["stop", "nonesuch"], 1, "nonesuch");
+    home.ok(&["stop", "crash"]);
+    // Its disk is as it was, and its sockets are in nobody's way.
+    home.ok(&["start", "crash"]);
+    home.until("both lines", || {
+        home.drupe(&["exec", "crash", "cat", "/kept"]).stdout == b"before\nbefore\n"
+    });
+    home.ok(&["rm", "-f", "crash"]);
+}
+
+#[test]
+fn a_client_comes_and_goes() {
+    let home = Home::new();
+    home.ok(&[
+        "create",
+        "-i",
+        "--network",
+        "none",
+        "--name",
+        "cat",
+        IMAGE,
+        "cat",
+    ]);
+    assert_eq!(home.inspect("cat")["State"]["Status"], "created");
+    let mut command = home.command(&["start", "-ai", "cat"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = Background(command.spawn().unwrap());
+    let mut input = child.0.stdin.take().unwrap();
+    input.write_all(b"first\n").unwrap();
+    home.until("the first line", || home.ok(&["logs", "cat"]) == "first");
+    // Another one sees what comes from then on, and does not take the input away.
+    let mut command = home.command(&["attach", "--no-stdin", "cat"]);
+    command.stdout(Stdio::piped());
+    let mut second = Background(command.spawn().unwrap());
+    let mut seen = second.0.stdout.take().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    input.write_all(b"second\n").unwrap();
+    drop(input);
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut seen, &mut text).unwrap();
+    assert_eq!(text, "second\n");
+    assert!(second.0.wait().unwrap().success());
+    let output = child.0.stdout.take().unwrap();
+    let text = std::io::read_to_string(output).unwrap();
+    assert_eq!(text, "first\nsecond\n");
+    assert!(child.0.wait().unwrap().success());
+}
+
+#[test]
+fn files_are_copied_both_ways() {
+    let home = Home::new();
+    home.detached(
+        "box",
+        "",
+        "mkdir -p /deep/er; echo inside > /deep/er/file; sleep 1000",
+    );
+    let at = |name: &str| home.path().join(name);
+    fs::create_dir_all(at("site/sub")).unwrap();
+    fs::write(at("site/index"), "page").unwrap();
+    fs::write(at("site/sub/more"), vec![7; 200_000]).unwrap();
+    home.ok(&["cp", "site", "box:/srv"]);
+    home.ok(&["cp", "site/.", "box:/data"]);
+    home.ok(&["cp", "site/index", "box:/data/renamed"]);
+    let list = home.ok(&[
+        "exec",
+        "box",
+        "sh",
+        "-c",
+        "cd /; ls srv/site data; cat data/renamed; wc -c < srv/site/sub/more",
+    ]);
+    for part in ["index", "sub", "renamed", "page", "200000"] {
+        assert!(list.contains(part), "{part}: {list}");
+    }
+    home.until("the file", || {
+        home.drupe(&["cp", "box:/deep/er/file", "out"])
+            .status
+            .success()
+    });
+    assert_eq!(fs::read_to_string(at("out")).unwrap(), "inside\n");
+    home.ok(&["cp", "box:/deep", "."]);
+    assert_eq!(fs::read_to_string(at("deep/er/file")).unwrap(), "inside\n");
+    let tar = home.drupe(&["cp", "box:/srv/site", "-"]).stdout;
+    fs::write(at("site.tar"), &tar).unwrap();
+    let mut command = home.command(&["cp", "-", "box:/tmp"]);
+    command.stdin(fs::File::open(at("site.tar")).unwrap());
+    assert!(command.status().unwrap().success());
+    assert_eq!(home.ok(&["exec", "box", "cat", "/tmp/site/index"]), "page");
+    home.refused(&["cp", "box:/none", "."], 1, "/none");
+    home.refused(&["cp", "nothing", "box:/"], 1, "nothing");
+    home.refused(&["cp", "site", "box:/etc/passwd"], 1, "over a file");
+    home.ok(&["rm", "-f", "box"]);
+}
