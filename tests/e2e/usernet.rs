@@ -240,9 +240,13 @@ fn published_ports_lead_into_the_guest() {
     let net = "user,publish=18080:80+127.0.0.1:18053:53/udp+[::1]:18081:81";
     let run = guest(
         net,
-        "socat TCP-LISTEN:80,fork,reuseaddr SYSTEM:'cat; echo end' &
-         socat UDP-RECVFROM:53,fork EXEC:cat &
-         for i in $(seq 100); do grep -q ':0050 ' /proc/net/tcp && break; sleep 0.1; done
+        // socat gives an answer half a second once the question has ended, unless
+        // told otherwise: not enough for a new process under emulation.
+        "socat -t 300 TCP-LISTEN:80,fork,reuseaddr SYSTEM:'cat; echo end' &
+         socat -t 300 UDP-RECVFROM:53,fork EXEC:cat &
+         for i in $(seq 600); do
+             grep -q ':0050 ' /proc/net/tcp && grep -q ':0035 ' /proc/net/udp && break; sleep 0.1
+         done
          echo listening
          sleep 1000",
     )
