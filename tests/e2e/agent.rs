@@ -7,7 +7,7 @@ mod storage;
 use std::fs;
 use std::thread;
 
-use protocol::{Archive, Frame, FrameKind, Reply, Request, Rlimit, WindowSize};
+use protocol::{Frame, FrameKind, Reply, Request, Rlimit, WindowSize};
 
 use sandbox::{Plan, Sandbox, Started, every_capability, process};
 
