@@ -183,6 +183,10 @@ pub struct BootArgs {
     /// Back guest memory with 2 MiB pages from the host's pool
     #[arg(long)]
     pub hugepages: bool,
+    /// Put guest memory into a memfd, which other processes can map; a guest
+    /// runs slower on it
+    #[arg(long)]
+    pub shared_memory: bool,
     /// Let the guest run virtual machines of its own, where the host's KVM can
     #[arg(long)]
     pub nested: bool,
@@ -462,6 +466,7 @@ pub fn config(args: &BootArgs) -> Result<VmConfig, CliError> {
         config.vsock.clone_from(&args.vsock);
     }
     config.hugepages |= args.hugepages;
+    config.shared_memory |= args.shared_memory;
     config.nested |= args.nested;
     config.validate()?;
     Ok(config)

@@ -298,7 +298,7 @@ fn argument() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         3 => prop::sample::select(&[
             "boot", "doctor", "kernel", "list", "-v", "--kernel", "--config", "--cpus",
-            "--memory", "--append", "--console", "--hugepages", "--stop-timeout",
+            "--memory", "--append", "--console", "--hugepages", "--shared-memory", "--stop-timeout",
             "--boot-protocol", "--initrd", "--vsock", "--disk", "--net", "tap=t", "--share", "--format", "--help", "--version", "json", "off",
             "/dev/null", "/", "1", "2G", "--", "-", "=", "--cpus=", "--memory=1",
         ][..])

@@ -32,7 +32,7 @@ fn flags_alone_make_a_vm() {
     assert_eq!(boot("--kernel k").unwrap(), VmConfig::new("k"));
     let config = boot(
         "--kernel k --initrd i --cpus 4 --memory 2G --append -x --console off \
-         --boot-protocol pvh --hugepages --nested",
+         --boot-protocol pvh --hugepages --shared-memory --nested",
     )
     .unwrap();
     let expected = VmConfig {
@@ -43,6 +43,7 @@ fn flags_alone_make_a_vm() {
         console: Console::Off,
         boot_protocol: BootProtocol::Pvh,
         hugepages: true,
+        shared_memory: true,
         nested: true,
         ..VmConfig::new("k")
     };

@@ -185,6 +185,9 @@ pub struct VmConfig {
     /// Back guest memory with 2 MiB pages from the host's pool.
     #[serde(default)]
     pub hugepages: bool,
+    /// Put guest memory into a memfd, which other processes can map.
+    #[serde(default)]
+    pub shared_memory: bool,
     /// Let the guest run guests of its own, where the host's KVM can.
     #[serde(default)]
     pub nested: bool,
@@ -247,6 +250,7 @@ impl VmConfig {
             cpus: default_cpus(),
             memory: default_memory(),
             hugepages: false,
+            shared_memory: false,
             nested: false,
             console: Console::default(),
             disks: Vec::new(),

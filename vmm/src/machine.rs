@@ -1,8 +1,8 @@
 //! A VM, from its description to its end.
 
 use std::io;
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, Weak};
+use std::thread::{self, JoinHandle};
 
 use devices::GuestMemory;
 use devices::bus::{Bus, BusDevice};
@@ -46,7 +46,7 @@ pub struct Machine {
     power: Arc<Mutex<AcpiPower>>,
     end_event: EventFd,
     // KVM lets go of guest memory only after the vCPUs are gone.
-    _vm: VmFd,
+    vm: Arc<VmFd>,
     // Last: a signal that came while sockets are removed would leave them.
     stop: Option<Arc<StopSignals>>,
 }
@@ -77,8 +77,8 @@ impl Machine {
         signals::ignore_file_size_signal();
         let kvm = open_kvm()?;
         // What takes long comes first, and what leaves files behind after it.
-        let mem = memory::allocate(config.memory, config.hugepages)?;
-        let entry = arch::load(&mem, config)?;
+        let mem = memory::allocate(config.memory, config.into())?;
+        let (vm, entry) = create_vm_meanwhile(&kvm, || arch::load(&mem, config))?;
         let stop = match stop_signals {
             true => Some(Arc::new(
                 StopSignals::new().map_err(Error::host("watch signals"))?,
@@ -86,8 +86,7 @@ impl Machine {
             false => None,
         };
         let (devices, published) = virtio::open_devices(config)?;
-        let vm = create_vm(&kvm)?;
-        arch::prepare_vm(&vm)?;
+        let vm = Arc::new(vm);
         memory::register(&vm, &mem)?;
 
         let end_event = eventfd()?;
@@ -173,7 +172,7 @@ impl Machine {
             published,
             power,
             end_event,
-            _vm: vm,
+            vm,
             stop,
         })
     }
@@ -234,7 +233,24 @@ impl Machine {
         }
         self.board.console.finish();
         signals::join_threads(writer);
+        self.tear_down();
         result.map(|()| ending.outcome().unwrap_or(Outcome::Stopped(None)))
+    }
+
+    /// Gives back all that the VM has. KVM takes its time to let go of one, most
+    /// of which it waits for other processors: the memory goes meanwhile.
+    fn tear_down(self) {
+        let Machine {
+            vm, board, stop, ..
+        } = self;
+        let mem = board.mem.clone();
+        drop(board);
+        thread::scope(|scope| {
+            // Without a thread it goes now.
+            let _ = helper("teardown").spawn_scoped(scope, move || drop(vm));
+            memory::release(&mem);
+        });
+        drop(stop);
     }
 
     /// Starts the vCPUs, first of all, and then watches for the end.
@@ -262,7 +278,7 @@ impl Machine {
 
 /// Puts devices on the buses and connects them with KVM.
 struct Builder<'a> {
-    vm: &'a VmFd,
+    vm: &'a Arc<VmFd>,
     mem: &'a GuestMemory,
     mmio: Bus,
     ports: Bus,
@@ -291,7 +307,7 @@ impl Builder<'_> {
                 .map_err(|e| Error::kvm(KvmStep::Ioeventfd, e))?;
             kicks.push(Arc::new(kick));
         }
-        let irq = self.line(slot.gsi)?;
+        let irq = self.irqfd(slot.gsi)?;
         let transport = MmioTransport::new(device.clone(), self.mem.clone(), irq, kicks.clone())
             .map_err(|e| Error::Device(Box::new(e)))?;
         insert(&mut self.mmio, slot.base, WINDOW_SIZE, transport)?;
@@ -302,7 +318,7 @@ impl Builder<'_> {
     }
 
     fn add_power(&mut self, ending: &Arc<Ending>) -> Result<Arc<Mutex<AcpiPower>>, Error> {
-        let irq = self.line(arch::EVENT_GSI)?;
+        let irq = self.line(arch::EVENT_GSI);
         let power = Arc::new(Mutex::new(AcpiPower::new(ending.clone(), irq)));
         self.ports
             .insert(arch::ACPI_PORT, acpi::PORTS, power.clone())
@@ -319,7 +335,7 @@ impl Builder<'_> {
     }
 
     fn add_serial(&mut self) -> Result<(Arc<Mutex<Serial>>, Arc<EventFd>), Error> {
-        let irq = self.line(arch::SERIAL_GSI)?;
+        let irq = self.line(arch::SERIAL_GSI);
         let room = Arc::new(eventfd()?);
         let serial = Arc::new(Mutex::new(Serial::new(irq, room.clone())));
         self.ports
@@ -328,8 +344,17 @@ impl Builder<'_> {
         Ok((serial, room))
     }
 
-    /// An interrupt line of the I/O APIC.
-    fn line(&self, gsi: u32) -> Result<Arc<dyn IrqLine>, Error> {
+    /// An interrupt line of the I/O APIC that only this process raises, and not
+    /// often.
+    fn line(&self, gsi: u32) -> Arc<dyn IrqLine> {
+        Arc::new(KvmLine {
+            vm: Arc::downgrade(self.vm),
+            gsi,
+        })
+    }
+
+    /// An interrupt line of the I/O APIC that is raised through an eventfd.
+    fn irqfd(&self, gsi: u32) -> Result<Arc<dyn IrqLine>, Error> {
         let event = eventfd()?;
         self.vm
             .register_irqfd(&event, gsi)
@@ -346,6 +371,24 @@ fn insert(
 ) -> Result<(), Error> {
     bus.insert(base, len, Arc::new(Mutex::new(device)))
         .map_err(|e| Error::Device(Box::new(e)))
+}
+
+/// An interrupt line that is raised by asking KVM (`KVM_IRQ_LINE`). An eventfd
+/// would be one more thing for KVM to wait for when the VM ends.
+struct KvmLine {
+    /// Weak: a [`StopHandle`] may outlive the VM.
+    vm: Weak<VmFd>,
+    gsi: u32,
+}
+
+impl IrqLine for KvmLine {
+    fn trigger(&self) {
+        let Some(vm) = self.vm.upgrade() else { return };
+        // An edge. Fails only without an interrupt controller.
+        for level in [true, false] {
+            let _ = vm.set_irq_line(self.gsi, level);
+        }
+    }
 }
 
 /// An interrupt line behind an eventfd that KVM listens to.
@@ -384,12 +427,41 @@ fn open_kvm() -> Result<Kvm, Error> {
     }
 }
 
+/// Creates the VM while `work` is done: KVM waits for other processors, for
+/// milliseconds, when it makes a VM.
+fn create_vm_meanwhile<T>(
+    kvm: &Kvm,
+    work: impl FnOnce() -> Result<T, Error>,
+) -> Result<(VmFd, T), Error> {
+    thread::scope(|scope| {
+        let thread = helper("create-vm")
+            .spawn_scoped(scope, || create_vm(kvm))
+            .map_err(Error::host("start a thread"))?;
+        // What is wrong with the kernel's file comes first.
+        let done = work()?;
+        let vm = thread.join().map_err(|_| Error::Host {
+            what: "create a VM",
+            source: io::Error::other("its thread failed"),
+        })?;
+        Ok((vm?, done))
+    })
+}
+
+/// A thread for a few system calls.
+fn helper(name: &str) -> thread::Builder {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(64 << 10)
+}
+
 fn create_vm(kvm: &Kvm) -> Result<VmFd, Error> {
-    loop {
+    let vm = loop {
         match kvm.create_vm() {
             // A signal came while KVM set up; it says so rather than go on.
             Err(e) if e.errno() == libc::EINTR => {}
-            result => return result.map_err(|e| Error::kvm(KvmStep::CreateVm, e)),
+            result => break result.map_err(|e| Error::kvm(KvmStep::CreateVm, e))?,
         }
-    }
+    };
+    arch::prepare_vm(&vm)?;
+    Ok(vm)
 }

@@ -10,6 +10,8 @@ use super::{Check, Status};
 const CAP_NET_ADMIN: u32 = 12;
 /// Less than this and even a small VM pushes something else out, in MiB.
 const LITTLE_MEMORY: u64 = 512;
+/// Whether the host makes huge pages of free memory, for those who ask.
+const TRANSPARENT_HUGE_PAGES: &str = "sys/kernel/mm/transparent_hugepage/enabled";
 /// The pool that `--hugepages` takes from.
 const HUGE_PAGES: &str = "sys/kernel/mm/hugepages/hugepages-2048kB";
 
@@ -83,6 +85,7 @@ impl Host {
             self.vhost("vhost-vsock", "dev/vhost-vsock", "vhost_vsock"),
             self.cgroups(),
             self.user_namespaces(),
+            self.transparent_hugepages(),
             self.hugepages(),
             self.memory(),
         ]
@@ -194,6 +197,25 @@ impl Host {
         Check::ok("user-namespaces", "can be made")
     }
 
+    /// What guest memory is made of by default.
+    fn transparent_hugepages(&self) -> Check {
+        const NAME: &str = "transparent-hugepages";
+        let warn = |detail: String, fix| Check::bad(NAME, Status::Warn, detail, fix);
+        let setting = self.read(TRANSPARENT_HUGE_PAGES).unwrap_or_default();
+        let chosen = setting.split(['[', ']']).nth(1);
+        match chosen {
+            Some("always" | "madvise") => Check::ok(NAME, "guest memory is made of them"),
+            Some(other) => warn(
+                format!("{other}: guests run on 4 KiB pages, and slower"),
+                "as root: echo madvise >/sys/kernel/mm/transparent_hugepage/enabled",
+            ),
+            None => warn(
+                "the kernel has none: guests run on 4 KiB pages, and slower".to_owned(),
+                "use a kernel with CONFIG_TRANSPARENT_HUGEPAGE",
+            ),
+        }
+    }
+
     fn hugepages(&self) -> Check {
         let warn = |detail: String, fix| Check::bad("hugepages", Status::Warn, detail, fix);
         let pool = |name: &str| self.number(&format!("{HUGE_PAGES}/{name}"));
@@ -279,6 +301,7 @@ mod tests {
             ("sys/fs/cgroup/user/a/cgroup.controllers", "cpu memory\n"),
             ("sys/fs/cgroup/user/a/cgroup.subtree_control", ""),
             ("proc/sys/user/max_user_namespaces", "100\n"),
+            (TRANSPARENT_HUGE_PAGES, "always [madvise] never\n"),
             (&pool("nr_hugepages"), "4\n"),
             (&pool("free_hugepages"), "3\n"),
             ("dev/net/tun", ""),
@@ -294,6 +317,24 @@ mod tests {
         let has = |text: &str| checks.iter().any(|c| c.detail.ends_with(text));
         assert!(has("1024 MiB of 2048 MiB available"));
         assert!(has("controllers: cpu memory"));
+    }
+
+    #[test]
+    fn a_host_without_huge_pages_is_told_how_to_have_them() {
+        for (setting, fix) in [
+            (
+                Some("always madvise [never]\n"),
+                "transparent_hugepage/enabled",
+            ),
+            (None, "CONFIG_TRANSPARENT_HUGEPAGE"),
+        ] {
+            let files: Vec<_> = setting
+                .map(|s| (TRANSPARENT_HUGE_PAGES, s))
+                .into_iter()
+                .collect();
+            let (_root, host) = machine(&files);
+            assert!(host.transparent_hugepages().fix.unwrap().ends_with(fix));
+        }
     }
 
     #[test]
