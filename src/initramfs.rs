@@ -3,7 +3,8 @@
 //!
 //! A cpio archive in the `newc` format (`Documentation/driver-api/early-userspace/
 //! buffer-format.rst` of Linux). It is not compressed: the guest would take
-//! longer to unpack it than drupe takes to copy it.
+//! longer to unpack it than drupe takes to copy it. The agent is compressed in
+//! drupe, which unpacks it for a guest.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -11,8 +12,10 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// The agent (`guest-images/agent`), built by `build.rs`.
-const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
+/// The agent (`guest-images/agent`), built and compressed by `build.rs`.
+const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent.zst"));
+/// Its bytes when it is unpacked.
+const AGENT_SIZE: usize = include!(concat!(env!("OUT_DIR"), "/agent-size"));
 
 /// The list of a kernel's modules, in the order in which they are loaded; of
 /// the directory that `guest-images/kernel/fetch` makes, and of the initramfs.
@@ -101,13 +104,22 @@ pub fn read_modules(directory: &Path) -> Result<Vec<Module>, ModulesError> {
 }
 
 /// The archive. The agent loads the modules in this order.
-pub fn build(modules: &[Module]) -> Vec<u8> {
+///
+/// # Errors
+/// When the agent is not what `build.rs` made: the program's file is damaged.
+pub fn build(modules: &[Module]) -> io::Result<Vec<u8>> {
     let size: usize = modules.iter().map(|m| m.data.len() + 256).sum();
-    let mut archive = Archive(Vec::with_capacity(AGENT.len() + size + 4096));
+    let mut archive = Archive(Vec::with_capacity(AGENT_SIZE + size + 4096));
     archive.entry("dev", DIRECTORY, (0, 0), &[]);
     // For the messages of the kernel's first program.
     archive.entry("dev/console", CONSOLE, (5, 1), &[]);
-    archive.entry("init", PROGRAM, (0, 0), AGENT);
+    archive.header("init", PROGRAM, (0, 0), AGENT_SIZE);
+    let start = archive.0.len();
+    zstd::stream::copy_decode(AGENT, &mut archive.0)?;
+    if archive.0.len() - start != AGENT_SIZE {
+        return Err(io::Error::other("the agent in drupe's own file is cut"));
+    }
+    archive.align();
     if !modules.is_empty() {
         archive.entry("modules", DIRECTORY, (0, 0), &[]);
         let order: String = modules.iter().map(|m| format!("{}\n", m.name)).collect();
@@ -118,7 +130,7 @@ pub fn build(modules: &[Module]) -> Vec<u8> {
         }
     }
     archive.entry("TRAILER!!!", 0, (0, 0), &[]);
-    archive.0
+    Ok(archive.0)
 }
 
 /// The archive as a file of no directory, for a configuration that wants a path:
@@ -135,7 +147,7 @@ pub fn in_memory(modules: &[Module]) -> io::Result<(File, PathBuf)> {
     }
     // SAFETY: the kernel has just opened it for this caller.
     let mut file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-    file.write_all(&build(modules))?;
+    file.write_all(&build(modules)?)?;
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     Ok((file, path.into()))
 }
@@ -146,7 +158,7 @@ pub fn in_memory(modules: &[Module]) -> io::Result<(File, PathBuf)> {
 /// The file's.
 #[allow(dead_code, reason = "the end-to-end tests use it")]
 pub fn write(modules: &[Module], path: &Path) -> io::Result<()> {
-    fs::write(path, build(modules))
+    fs::write(path, build(modules)?)
 }
 
 /// An archive that is being written.
@@ -155,6 +167,13 @@ struct Archive(Vec<u8>);
 impl Archive {
     /// Appends a file, with the number of the device that it is.
     fn entry(&mut self, name: &str, mode: u32, device: (u32, u32), data: &[u8]) {
+        self.header(name, mode, device, data.len());
+        self.0.extend_from_slice(data);
+        self.align();
+    }
+
+    /// Appends what comes before a file's `size` bytes.
+    fn header(&mut self, name: &str, mode: u32, device: (u32, u32), size: usize) {
         // Inode, mode, uid, gid, links, time, size, the device that the file is
         // on, the device that it is, length of the name, checksum. The inode
         // matters for hard links only.
@@ -165,7 +184,7 @@ impl Archive {
             0,
             1,
             0,
-            data.len() as u32,
+            size as u32,
             0,
             0,
             device.0,
@@ -179,8 +198,6 @@ impl Archive {
         }
         self.0.extend_from_slice(name.as_bytes());
         self.0.push(0);
-        self.align();
-        self.0.extend_from_slice(data);
         self.align();
     }
 
@@ -203,12 +220,14 @@ mod tests {
 
     #[test]
     fn the_agent_is_a_static_program() {
-        assert!(AGENT.starts_with(b"\x7fELF"));
+        let agent = zstd::decode_all(AGENT).unwrap();
+        assert_eq!(agent.len(), AGENT_SIZE);
+        assert!(agent.starts_with(b"\x7fELF"));
         // e_type of an executable at fixed addresses; a dynamic one has an
         // interpreter's path in it.
-        assert_eq!(AGENT[16..18], [2, 0]);
+        assert_eq!(agent[16..18], [2, 0]);
         let interpreter = b"/lib64/ld-linux-x86-64.so.2\0";
-        let in_front = &AGENT[..4096];
+        let in_front = &agent[..4096];
         assert!(
             !in_front
                 .windows(interpreter.len())
@@ -218,7 +237,7 @@ mod tests {
 
     #[test]
     fn cpio_reads_it() {
-        let archive = build(&[module("a.ko"), module("b.ko")]);
+        let archive = build(&[module("a.ko"), module("b.ko")]).unwrap();
         let mut cpio = Command::new("cpio")
             .args(["-tv", "--quiet", "--numeric-uid-gid"])
             .stdin(Stdio::piped())
@@ -240,7 +259,7 @@ mod tests {
         assert_eq!(names[5..], ["modules/a.ko", "modules/b.ko"]);
         assert_eq!((lines[1][0], lines[1][4]), ("crw-------", "5,"));
         assert_eq!((lines[2][0], lines[2][2]), ("-rwxr-xr-x", "0"));
-        assert_eq!(lines[2][4], AGENT.len().to_string());
+        assert_eq!(lines[2][4], AGENT_SIZE.to_string());
     }
 
     #[test]
@@ -269,7 +288,7 @@ mod tests {
     #[test]
     fn it_can_be_had_as_a_path() {
         let (file, path) = in_memory(&[]).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), build(&[]));
+        assert_eq!(fs::read(&path).unwrap(), build(&[]).unwrap());
         drop(file);
     }
 }
