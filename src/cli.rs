@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use devices::spec::Object;
 use devices::virtio::blk::DiskSpec;
 use devices::virtio::fs::FsSpec;
@@ -66,12 +66,18 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// What to do.
+/// What to do. The options of a command are put together when it is the one that
+/// was given: all of them cost a start hundreds of kilobytes. So what a command
+/// has in place of an option of all commands stands here; and the description of
+/// its options has none of its own, which would take the place of the one here.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Run a command of an image in a machine of its own
+    #[command(arg = verbose_without_letter())]
     Run(Box<run::RunArgs>),
     /// Make a sandbox without starting it, and print its identifier
+    #[command(arg = verbose_without_letter())]
     Create(Box<run::CreateArgs>),
     /// Start sandboxes that do not run
     Start(sandbox::StartArgs),
@@ -80,6 +86,7 @@ pub enum Command {
     /// Send sandboxes a signal
     Kill(sandbox::KillArgs),
     /// Remove sandboxes
+    #[command(arg = verbose_without_letter())]
     Rm(sandbox::RmArgs),
     /// List sandboxes
     Ps(sandbox::PsArgs),
@@ -135,7 +142,7 @@ pub enum Command {
     Tag(TagArgs),
 }
 
-/// `drupe boot`.
+// `drupe boot`.
 #[derive(Debug, Args)]
 #[command(after_help = boot_after_help())]
 pub struct BootArgs {
@@ -200,7 +207,7 @@ pub struct BootArgs {
     pub config: Option<PathBuf>,
 }
 
-/// `drupe doctor`.
+// `drupe doctor`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   drupe doctor                            everything, each with its fix
@@ -234,7 +241,7 @@ pub enum Format {
     Json,
 }
 
-/// `drupe kernel`.
+// `drupe kernel`.
 #[derive(Debug, Args)]
 #[command(subcommand_required = true, arg_required_else_help = false)]
 #[command(after_help = "Examples:
@@ -249,7 +256,7 @@ pub struct KernelArgs {
     pub command: KernelCommand,
 }
 
-/// What to do about kernels.
+// What to do about kernels.
 #[derive(Debug, Subcommand)]
 pub enum KernelCommand {
     /// Download a distribution's kernel and print its directory
@@ -274,7 +281,7 @@ pub struct StoreArgs {
     pub store: Option<PathBuf>,
 }
 
-/// `drupe kernel build`.
+// `drupe kernel build`.
 #[derive(Debug, Args)]
 pub struct BuildArgs {
     #[command(flatten)]
@@ -287,7 +294,7 @@ pub struct BuildArgs {
     pub version: Option<String>,
 }
 
-/// `drupe kernel list`.
+// `drupe kernel list`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
     #[command(flatten)]
@@ -295,6 +302,15 @@ pub struct ListArgs {
     /// How to print
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub format: Format,
+}
+
+/// `--verbose` of a command whose `-v` is another thing, as docker's are: volumes.
+fn verbose_without_letter() -> Arg {
+    Arg::new("verbose")
+        .long("verbose")
+        .action(ArgAction::SetTrue)
+        .help("Say what is done, and give every cause of an error")
+        .display_order(900)
 }
 
 fn boot_after_help() -> String {
@@ -425,6 +441,7 @@ fn usage_line(error: &clap::Error, args: &[OsString]) -> String {
 fn help_command(args: &[OsString]) -> String {
     let mut command = "drupe".to_owned();
     let mut known = Cli::command();
+    known.build();
     for word in args.iter().skip(1) {
         if word == "-v" || word == "--verbose" {
             continue;

@@ -7,7 +7,7 @@ use images::{Platform, Reference};
 
 use super::Format;
 
-/// `drupe pull`.
+// `drupe pull`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   drupe pull debian:12
@@ -28,7 +28,7 @@ pub struct PullArgs {
     pub images: Vec<Reference>,
 }
 
-/// `drupe load`.
+// `drupe load`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   docker save debian | drupe load
@@ -46,7 +46,7 @@ pub struct LoadArgs {
     pub platform: Option<Platform>,
 }
 
-/// `drupe import`.
+// `drupe import`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   mmdebstrap bookworm | drupe import - debian:mine
@@ -74,7 +74,7 @@ pub struct ImportArgs {
     pub name: Option<Reference>,
 }
 
-/// `drupe images`.
+// `drupe images`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   drupe images
@@ -102,7 +102,7 @@ pub struct ImagesArgs {
     pub name: Option<String>,
 }
 
-/// `drupe rmi`.
+// `drupe rmi`.
 #[derive(Debug, Args)]
 pub struct RmiArgs {
     /// Remove an image with several names, and take the names of one that
@@ -114,7 +114,7 @@ pub struct RmiArgs {
     pub images: Vec<String>,
 }
 
-/// `drupe tag`.
+// `drupe tag`.
 #[derive(Debug, Args)]
 pub struct TagArgs {
     /// Name or ID
@@ -125,7 +125,7 @@ pub struct TagArgs {
     pub names: Vec<Reference>,
 }
 
-/// `drupe image`.
+// `drupe image`.
 #[derive(Debug, Args)]
 #[command(subcommand_required = true, arg_required_else_help = false)]
 pub struct ImageArgs {
@@ -134,7 +134,7 @@ pub struct ImageArgs {
     pub command: ImageCommand,
 }
 
-/// What to do about images.
+// What to do about images.
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
     /// Make an image of a root file system's tar
@@ -157,7 +157,7 @@ pub enum ImageCommand {
     Tag(TagArgs),
 }
 
-/// `drupe image inspect`.
+// `drupe image inspect`.
 #[derive(Debug, Args)]
 pub struct ImageInspectArgs {
     /// Names or IDs
@@ -165,7 +165,7 @@ pub struct ImageInspectArgs {
     pub images: Vec<String>,
 }
 
-/// `drupe image prune`.
+// `drupe image prune`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "What goes: images without a tag, layers that belong to no image, and what

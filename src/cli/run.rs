@@ -12,7 +12,7 @@ use super::process::{Capability, Pair, UlimitFlag};
 use crate::sandbox::detach::DetachKeys;
 use crate::sandbox::signals;
 
-/// `drupe run`.
+// `drupe run`.
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 #[command(after_help = "Examples:
@@ -40,7 +40,7 @@ pub struct RunArgs {
     pub create: SandboxArgs,
 }
 
-/// `drupe create`.
+// `drupe create`.
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 #[command(after_help = "Example:
@@ -64,7 +64,7 @@ pub enum Pull {
     Never,
 }
 
-/// What a sandbox is to be.
+// What a sandbox is to be.
 #[derive(Debug, Args)]
 pub struct SandboxArgs {
     /// Keep standard input open
@@ -244,10 +244,6 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "MAC", value_parser = super::network::mac, help_heading = "Network")]
     pub mac_address: Option<String>,
 
-    // -v is a volume's.
-    /// Say what is done, and give every cause of an error
-    #[arg(long)]
-    pub verbose: bool,
     /// Print help
     #[arg(long, action = ArgAction::Help)]
     pub help: Option<bool>,

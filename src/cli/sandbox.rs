@@ -9,7 +9,7 @@ use super::process::Pair;
 use crate::sandbox::detach::DetachKeys;
 use crate::sandbox::signals;
 
-/// `drupe start`.
+// `drupe start`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   drupe start web
@@ -31,7 +31,7 @@ pub struct StartArgs {
     pub sandboxes: Vec<String>,
 }
 
-/// `drupe stop`.
+// `drupe stop`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   drupe stop -t 30 web")]
@@ -47,7 +47,7 @@ pub struct StopArgs {
     pub sandboxes: Vec<String>,
 }
 
-/// `drupe kill`.
+// `drupe kill`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   drupe kill -s HUP web")]
@@ -60,7 +60,7 @@ pub struct KillArgs {
     pub sandboxes: Vec<String>,
 }
 
-/// `drupe rm`.
+// `drupe rm`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   drupe rm -fv $(drupe ps -aq)")]
@@ -71,16 +71,12 @@ pub struct RmArgs {
     /// Remove the volumes without a name that were made for it
     #[arg(short, long)]
     pub volumes: bool,
-    // -v is another thing here.
-    /// Say what is done, and give every cause of an error
-    #[arg(long)]
-    pub verbose: bool,
     /// Names or identifiers
     #[arg(value_name = "SANDBOX", required = true)]
     pub sandboxes: Vec<String>,
 }
 
-/// `drupe ps`.
+// `drupe ps`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   drupe ps                                what runs
@@ -155,7 +151,7 @@ impl std::str::FromStr for Filter {
     }
 }
 
-/// `drupe logs`.
+// `drupe logs`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   drupe logs -f --tail 20 web
@@ -200,7 +196,7 @@ fn tail(text: &str) -> Result<Tail, String> {
     }
 }
 
-/// `drupe exec`.
+// `drupe exec`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   drupe exec -it web bash
@@ -242,7 +238,7 @@ pub struct ExecArgs {
     pub command: Vec<String>,
 }
 
-/// `drupe attach`.
+// `drupe attach`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Keys, if it has a terminal: Ctrl-P Ctrl-Q leaves it running.
@@ -265,7 +261,7 @@ pub struct AttachArgs {
     pub sandbox: String,
 }
 
-/// `drupe cp`.
+// `drupe cp`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   drupe cp web:/etc/nginx/nginx.conf .
@@ -289,7 +285,7 @@ pub struct CpArgs {
     pub to: String,
 }
 
-/// `drupe inspect`.
+// `drupe inspect`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   drupe inspect web | jq '.[0].State'")]
@@ -305,7 +301,7 @@ pub struct InspectArgs {
     pub names: Vec<String>,
 }
 
-/// `drupe stats`.
+// `drupe stats`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   drupe stats --no-stream --format json")]
@@ -321,7 +317,7 @@ pub struct StatsArgs {
     pub sandboxes: Vec<String>,
 }
 
-/// `drupe wait`, and others that only name sandboxes.
+// `drupe wait`, and others that only name sandboxes.
 #[derive(Debug, Args)]
 pub struct WaitArgs {
     /// Names or identifiers
@@ -329,7 +325,7 @@ pub struct WaitArgs {
     pub sandboxes: Vec<String>,
 }
 
-/// `drupe top`.
+// `drupe top`.
 #[derive(Debug, Args)]
 pub struct TopArgs {
     /// How to print
@@ -340,7 +336,7 @@ pub struct TopArgs {
     pub sandbox: String,
 }
 
-/// `drupe port`.
+// `drupe port`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   curl http://$(drupe port web 80)")]
@@ -356,7 +352,7 @@ pub struct PortArgs {
     pub port: Option<super::ports::ExposeFlag>,
 }
 
-/// `drupe rename`.
+// `drupe rename`.
 #[derive(Debug, Args)]
 pub struct RenameArgs {
     /// Name or identifier
@@ -367,7 +363,7 @@ pub struct RenameArgs {
     pub name: String,
 }
 
-/// `drupe events`.
+// `drupe events`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   drupe events --since 1h

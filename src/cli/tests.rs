@@ -28,6 +28,32 @@ fn the_command_line_is_well_formed() {
 }
 
 #[test]
+fn a_command_s_options_leave_its_description_alone() {
+    let before = Cli::command();
+    let mut all = Cli::command();
+    all.build();
+    assert!(before.get_subcommands().count() > 20);
+    for command in before.get_subcommands() {
+        let built = all.find_subcommand(command.get_name()).unwrap();
+        let texts = [command, built].map(|c| c.get_about().unwrap().to_string());
+        assert_eq!(texts[0], texts[1]);
+    }
+}
+
+#[test]
+fn the_letter_of_verbose_may_be_a_volumes() {
+    let parse = |line: &str| Cli::try_parse_from(line.split_whitespace()).unwrap();
+    assert!(parse("drupe -v ps").verbose && parse("drupe ps -v").verbose);
+    for command in ["run", "create"] {
+        let line = format!("drupe {command} -v /a:/b");
+        assert!(!parse(&format!("{line} image")).verbose);
+        assert!(parse(&format!("{line} --verbose image")).verbose);
+    }
+    assert!(!parse("drupe rm -v name").verbose);
+    assert!(parse("drupe rm -v --verbose name").verbose);
+}
+
+#[test]
 fn flags_alone_make_a_vm() {
     assert_eq!(boot("--kernel k").unwrap(), VmConfig::new("k"));
     let config = boot(

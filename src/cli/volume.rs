@@ -8,7 +8,7 @@ use vmm::config::ByteSize;
 use super::Format;
 use super::process::Pair;
 
-/// `drupe volume`.
+// `drupe volume`.
 #[derive(Debug, Args)]
 #[command(subcommand_required = true, arg_required_else_help = false)]
 #[command(after_help = "Example:
@@ -20,7 +20,7 @@ pub struct VolumeArgs {
     pub command: VolumeCommand,
 }
 
-/// What to do about volumes.
+// What to do about volumes.
 #[derive(Debug, Subcommand)]
 pub enum VolumeCommand {
     /// Make a volume and print its name
@@ -37,7 +37,7 @@ pub enum VolumeCommand {
     Prune(VolumePruneArgs),
 }
 
-/// `drupe volume create`.
+// `drupe volume create`.
 #[derive(Debug, Args)]
 pub struct VolumeCreateArgs {
     /// How large it may grow; it takes no more than what is written to it
@@ -51,7 +51,7 @@ pub struct VolumeCreateArgs {
     pub name: Option<String>,
 }
 
-/// `drupe volume ls`.
+// `drupe volume ls`.
 #[derive(Debug, Args)]
 pub struct VolumeLsArgs {
     /// Names only
@@ -62,7 +62,7 @@ pub struct VolumeLsArgs {
     pub format: Format,
 }
 
-/// `drupe volume rm`.
+// `drupe volume rm`.
 #[derive(Debug, Args)]
 pub struct VolumeRmArgs {
     /// Do not mind one that is not there
@@ -73,7 +73,7 @@ pub struct VolumeRmArgs {
     pub volumes: Vec<String>,
 }
 
-/// `drupe volume inspect`.
+// `drupe volume inspect`.
 #[derive(Debug, Args)]
 pub struct VolumeInspectArgs {
     /// Names
@@ -81,7 +81,7 @@ pub struct VolumeInspectArgs {
     pub volumes: Vec<String>,
 }
 
-/// `drupe volume prune`.
+// `drupe volume prune`.
 #[derive(Debug, Args)]
 pub struct VolumePruneArgs {
     /// Those with a name as well
@@ -92,7 +92,7 @@ pub struct VolumePruneArgs {
     pub force: bool,
 }
 
-/// `drupe system`.
+// `drupe system`.
 #[derive(Debug, Args)]
 #[command(subcommand_required = true, arg_required_else_help = false)]
 pub struct SystemArgs {
@@ -101,7 +101,7 @@ pub struct SystemArgs {
     pub command: SystemCommand,
 }
 
-/// What to do about everything.
+// What to do about everything.
 #[derive(Debug, Subcommand)]
 pub enum SystemCommand {
     /// Tell what takes how much of the disk
@@ -110,7 +110,7 @@ pub enum SystemCommand {
     Prune(PruneArgs),
 }
 
-/// `drupe system df`.
+// `drupe system df`.
 #[derive(Debug, Args)]
 pub struct DfArgs {
     /// How to print
@@ -118,7 +118,7 @@ pub struct DfArgs {
     pub format: Format,
 }
 
-/// `drupe system prune`.
+// `drupe system prune`.
 #[derive(Debug, Args)]
 pub struct PruneArgs {
     /// Every image that no sandbox has
@@ -132,7 +132,7 @@ pub struct PruneArgs {
     pub force: bool,
 }
 
-/// `drupe completions`.
+// `drupe completions`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   drupe completions bash > ~/.local/share/bash-completion/completions/drupe
@@ -153,7 +153,7 @@ pub enum Shell {
     Fish,
 }
 
-/// `drupe man`.
+// `drupe man`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   drupe man ~/.local/share/man/man1")]

@@ -17,6 +17,7 @@ mod memory;
 mod net;
 mod outcome;
 mod output;
+mod resident;
 mod signals;
 mod vcpu;
 mod virtio;

@@ -23,7 +23,7 @@ use crate::error::{Error, KvmStep};
 use crate::outcome::{Ending, Outcome};
 use crate::signals::{self, StopSignals};
 use crate::vcpu::{Board, Vcpu};
-use crate::{memory, virtio};
+use crate::{memory, resident, virtio};
 
 type Subscriber = Box<dyn MutEventSubscriber>;
 
@@ -164,6 +164,7 @@ impl Machine {
             fd,
             board: board.clone(),
         });
+        resident::give_back();
         Ok(Machine {
             vcpus: vcpus.collect(),
             events,
