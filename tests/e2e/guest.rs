@@ -16,8 +16,12 @@ use tempfile::TempDir;
 /// measurement: under software emulation a second on metal takes a minute.
 pub const PATIENCE: Duration = Duration::from_secs(400);
 
-/// The program under test.
-pub const DRUPE: &str = env!("CARGO_BIN_EXE_drupe");
+/// The program under test: the one that `tests/run-e2e` built as users do, and
+/// not the one that was built along with these tests.
+pub const DRUPE: &str = match option_env!("DRUPE_E2E_PROGRAM") {
+    Some(program) => program,
+    None => env!("CARGO_BIN_EXE_drupe"),
+};
 
 fn prepared(variable: &str) -> PathBuf {
     let path = env::var_os(variable)
