@@ -27,7 +27,7 @@ mod x86_64;
 pub use console::{ConsoleIo, InputAction, InputFilter};
 pub use control::StopHandle;
 pub use error::{Error, KvmStep};
-pub use machine::Machine;
+pub use machine::{Machine, Remains};
 pub use outcome::{CpuReport, Outcome};
 pub use usernet::Published;
 #[cfg(all(feature = "fuzzing", target_arch = "x86_64"))]

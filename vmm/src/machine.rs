@@ -45,7 +45,6 @@ pub struct Machine {
     published: Vec<usernet::Published>,
     power: Arc<Mutex<AcpiPower>>,
     end_event: EventFd,
-    // KVM lets go of guest memory only after the vCPUs are gone.
     vm: Arc<VmFd>,
     // Last: a signal that came while sockets are removed would leave them.
     stop: Option<Arc<StopSignals>>,
@@ -200,7 +199,25 @@ impl Machine {
     ///
     /// # Errors
     /// When the host refuses a thread or a descriptor.
-    pub fn run(mut self, stop_timeout: std::time::Duration) -> Result<Outcome, Error> {
+    pub fn run(self, stop_timeout: std::time::Duration) -> Result<Outcome, Error> {
+        self.run_to_end(stop_timeout).0
+    }
+
+    /// As [`Machine::run`], and what the kernel takes its time to free comes back
+    /// in place of being waited for.
+    pub fn run_to_end(
+        mut self,
+        stop_timeout: std::time::Duration,
+    ) -> (Result<Outcome, Error>, Remains) {
+        let result = self.run_here(stop_timeout);
+        let remains = Remains {
+            vm: Some(self.vm),
+            mem: self.board.mem.clone(),
+        };
+        (result, remains)
+    }
+
+    fn run_here(&mut self, stop_timeout: std::time::Duration) -> Result<Outcome, Error> {
         if let Some(signal) = self.stop.as_ref().and_then(|stop| stop.take()) {
             return Ok(Outcome::Stopped(Some(signal)));
         }
@@ -234,24 +251,7 @@ impl Machine {
         }
         self.board.console.finish();
         signals::join_threads(writer);
-        self.tear_down();
         result.map(|()| ending.outcome().unwrap_or(Outcome::Stopped(None)))
-    }
-
-    /// Gives back all that the VM has. KVM takes its time to let go of one, most
-    /// of which it waits for other processors: the memory goes meanwhile.
-    fn tear_down(self) {
-        let Machine {
-            vm, board, stop, ..
-        } = self;
-        let mem = board.mem.clone();
-        drop(board);
-        thread::scope(|scope| {
-            // Without a thread it goes now.
-            let _ = helper("teardown").spawn_scoped(scope, move || drop(vm));
-            memory::release(&mem);
-        });
-        drop(stop);
     }
 
     /// Starts the vCPUs, first of all, and then watches for the end.
@@ -274,6 +274,26 @@ impl Machine {
             .map_err(Error::host("clone a descriptor"))?;
         self.events.add_subscriber(Box::new(EndEvents(end)));
         Ok(())
+    }
+}
+
+/// What is left of a VM that has ended: its memory, and KVM's side of it. To free
+/// them takes tens of milliseconds, most of them grace periods of the kernel's
+/// that are slept through. Nothing else depends on them: no file, no socket.
+pub struct Remains {
+    vm: Option<Arc<VmFd>>,
+    mem: GuestMemory,
+}
+
+impl Drop for Remains {
+    /// KVM sleeps while the memory goes.
+    fn drop(&mut self) {
+        let vm = self.vm.take();
+        thread::scope(|scope| {
+            // Without a thread it goes now.
+            let _ = helper("teardown").spawn_scoped(scope, move || drop(vm));
+            memory::release(&self.mem);
+        });
     }
 }
 

@@ -20,6 +20,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use protocol::{Exit, Failure, Frame, FrameKind, READY_PORT, Reply};
+use vmm::Remains;
 
 use self::clients::Client;
 use self::session::{Session, Stop, failure};
@@ -48,9 +49,13 @@ pub const LOG: &str = "monitor.log";
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Says how far it has come, and how long after its start.
+/// Says how far it has come, how long after its start, and when.
 fn note(what: &str) {
-    ::log::info!("{what} after {} us", START.elapsed().as_micros());
+    let at = Time::now().nanos() / 1000;
+    ::log::info!(
+        "{what} after {} us, at {at} us",
+        START.elapsed().as_micros()
+    );
 }
 
 /// How long a guest may take to boot. Emulated hosts are slow.
@@ -249,7 +254,7 @@ impl Running {
             blueprint,
             network,
         } = machine;
-        let end = power_off(&session, vm, flush, exit.as_ref().ok());
+        let (end, remains) = power_off(&session, vm, flush, exit.as_ref().ok());
         note("machine off");
         // The machine's files, its volumes and its TAP are free from here on.
         drop((blueprint, network));
@@ -281,6 +286,8 @@ impl Running {
         note("tidied up");
         session.clients.hurry();
         session.clients.end(&frame);
+        // Nobody waits for that any more.
+        drop(remains);
         Ok(())
     }
 }
@@ -359,9 +366,9 @@ fn explain(error: BootError, vm: Vm) -> Failure {
         BootError::Host(e) => failure(&e.to_string()),
         BootError::NotReady => failure(&format!(
             "the guest did not come up: {}: 'drupe logs --console' tells what its kernel said",
-            first_line(&vm.join())
+            first_line(&vm.join().0)
         )),
-        BootError::Agent(e) => failure(&format!("{e}: {}", first_line(&vm.join()))),
+        BootError::Agent(e) => failure(&format!("{e}: {}", first_line(&vm.join().0))),
     }
 }
 
@@ -370,8 +377,13 @@ fn first_line(text: &str) -> &str {
 }
 
 /// Switches the machine off, after the guest has written out what has to last,
-/// and says how it ended.
-fn power_off(session: &Session, vm: Vm, flush: bool, exit: Option<&Exit>) -> String {
+/// and says how it ended. What the kernel is still to free of it comes with that.
+fn power_off(
+    session: &Session,
+    vm: Vm,
+    flush: bool,
+    exit: Option<&Exit>,
+) -> (String, Option<Remains>) {
     let ended = |time| vm.wait_end(time).unwrap_or(false);
     if exit.is_some() && flush {
         let asked = Agent::connect(Path::new(vm::SOCKET))

@@ -15,7 +15,7 @@ use devices::virtio::fs::FsSpec;
 use devices::virtio::vsock::VsockSpec;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use vmm::config::{NetConfig, VmConfig};
-use vmm::{ConsoleIo, Machine, Outcome, Published, StopHandle};
+use vmm::{ConsoleIo, Machine, Outcome, Published, Remains, StopHandle};
 
 use crate::initramfs;
 use crate::kernels::Kernel;
@@ -125,13 +125,16 @@ pub fn blueprint(
 /// machine at once.
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1";
 
+/// How a machine ended, and what is to be freed of it.
+type Ended = (Result<Outcome, vmm::Error>, Option<Remains>);
+
 /// A machine that runs.
 pub struct Vm {
     /// Ends it.
     pub handle: StopHandle,
     /// The ports that lead to it.
     pub published: Vec<Published>,
-    thread: JoinHandle<Result<Outcome, vmm::Error>>,
+    thread: JoinHandle<Ended>,
     /// Hung up when its thread has ended.
     ended: io::PipeReader,
 }
@@ -151,12 +154,13 @@ impl Vm {
                 Err(e) => {
                     // The other side waits for this.
                     let _ = made.send(Err(e));
-                    return Ok(Outcome::Stopped(None));
+                    return (Ok(Outcome::Stopped(None)), None);
                 }
             };
             let _ = made.send(Ok((machine.stop_handle(), machine.published().to_vec())));
             // Without stop signals, nothing asks it to end.
-            machine.run(Duration::ZERO)
+            let (outcome, remains) = machine.run_to_end(Duration::ZERO);
+            (outcome, Some(remains))
         };
         let thread = thread::Builder::new()
             .name("machine".to_owned())
@@ -201,11 +205,13 @@ impl Vm {
     }
 
     /// Waits for the machine's end, however long it takes, and says what it was.
-    pub fn join(self) -> String {
+    /// Its files and sockets are free then; its memory is not before the second
+    /// value is dropped, which may take its time.
+    pub fn join(self) -> (String, Option<Remains>) {
         match self.thread.join() {
-            Ok(Ok(outcome)) => outcome.to_string(),
-            Ok(Err(e)) => e.to_string(),
-            Err(_) => "the machine's thread failed".to_owned(),
+            Ok((Ok(outcome), remains)) => (outcome.to_string(), remains),
+            Ok((Err(e), remains)) => (e.to_string(), remains),
+            Err(_) => ("the machine's thread failed".to_owned(), None),
         }
     }
 }

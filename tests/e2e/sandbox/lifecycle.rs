@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::net::TcpListener;
 use std::process::Stdio;
 
 use super::{Background, Home, IMAGE};
@@ -233,4 +234,33 @@ fn files_are_copied_both_ways() {
     home.refused(&["cp", "nothing", "box:/"], 1, "nothing");
     home.refused(&["cp", "site", "box:/etc/passwd"], 1, "over a file");
     home.ok(&["rm", "-f", "box"]);
+}
+
+#[test]
+fn the_next_one_finds_everything_free() {
+    let home = Home::new();
+    // The kernel may still be at work on the machine's memory when a run has
+    // returned; nothing that has a name may be held by then.
+    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let publish = format!("{}:80", port.local_addr().unwrap());
+    drop(port);
+    let options = ["--name", "same", "-v", "data:/srv", "-p", &publish];
+    for n in 0..3 {
+        let mut args = vec!["run", "--rm"];
+        args.extend(options);
+        let script = format!("echo {n} >> /srv/rows; wc -l < /srv/rows");
+        args.extend([IMAGE, "sh", "-c", &script]);
+        assert_eq!(home.ok(&args).trim(), (n + 1).to_string());
+        assert_eq!(home.ok(&["ps", "-aq"]), "");
+    }
+    let mut args = vec!["run"];
+    args.extend(options);
+    args.extend([IMAGE, "sh", "-c", "wc -l < /srv/rows"]);
+    assert_eq!(home.ok(&args).trim(), "3");
+    for _ in 0..2 {
+        assert_eq!(home.ok(&["start", "-a", "same"]).trim(), "3");
+        assert_eq!(home.inspect("same")["State"]["Status"], "exited");
+    }
+    home.ok(&["rm", "same"]);
+    home.ok(&["volume", "rm", "data"]);
 }
