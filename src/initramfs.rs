@@ -8,6 +8,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -16,6 +17,8 @@ use thiserror::Error;
 const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent.zst"));
 /// Its bytes when it is unpacked.
 const AGENT_SIZE: usize = include!(concat!(env!("OUT_DIR"), "/agent-size"));
+/// What tells it from others, by `build.rs`.
+const AGENT_ID: &str = env!("AGENT_ID");
 
 /// The list of a kernel's modules, in the order in which they are loaded; of
 /// the directory that `guest-images/kernel/fetch` makes, and of the initramfs.
@@ -133,13 +136,61 @@ pub fn build(modules: &[Module]) -> io::Result<Vec<u8>> {
     Ok(archive.0)
 }
 
-/// The archive as a file of no directory, for a configuration that wants a path:
-/// the path is good as long as the file is open, in this process.
+/// The archive as a file, for a configuration that wants a path: the path is good
+/// as long as the file is open, in this process. Without modules it is always the
+/// same: it is made once, kept in `directory`, and in the host's page cache from
+/// then on.
 ///
 /// # Errors
 /// The kernel's, for want of memory or descriptors.
-pub fn in_memory(modules: &[Module]) -> io::Result<(File, PathBuf)> {
-    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+pub fn file(directory: &Path, modules: &[Module]) -> io::Result<(File, PathBuf)> {
+    if modules.is_empty()
+        && let Ok(file) = kept(directory)
+    {
+        let path = fd_path(&file);
+        return Ok((file, path));
+    }
+    // Also where nothing can be kept.
+    in_memory(modules)
+}
+
+fn kept(directory: &Path) -> io::Result<File> {
+    let path = directory.join(AGENT_ID);
+    if let Ok(file) = File::open(&path) {
+        return Ok(file);
+    }
+    fs::create_dir_all(directory)?;
+    for entry in fs::read_dir(directory)? {
+        // That of another version; who has it open keeps it.
+        let _ = fs::remove_file(entry?.path());
+    }
+    let new = directory.join(format!(".{AGENT_ID}.{}", std::process::id()));
+    let made = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o400)
+        .open(&new)
+        .and_then(|mut file| {
+            file.write_all(&build(&[])?)?;
+            // After a crash it is whole, or not there.
+            file.sync_all()
+        })
+        .and_then(|()| fs::rename(&new, &path))
+        .and_then(|()| File::open(&path));
+    if made.is_err() {
+        // It may not even be there.
+        let _ = fs::remove_file(&new);
+    }
+    made
+}
+
+fn fd_path(file: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file)).into()
+}
+
+/// The archive as a file of no directory.
+fn in_memory(modules: &[Module]) -> io::Result<(File, PathBuf)> {
+    use std::os::fd::{FromRawFd, OwnedFd};
     // SAFETY: the name is a terminated string; the kernel copies it.
     let fd = unsafe { libc::memfd_create(c"initramfs".as_ptr(), libc::MFD_CLOEXEC) };
     if fd < 0 {
@@ -148,8 +199,8 @@ pub fn in_memory(modules: &[Module]) -> io::Result<(File, PathBuf)> {
     // SAFETY: the kernel has just opened it for this caller.
     let mut file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
     file.write_all(&build(modules)?)?;
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    Ok((file, path.into()))
+    let path = fd_path(&file);
+    Ok((file, path))
 }
 
 /// Writes the archive to a file.
@@ -290,5 +341,30 @@ mod tests {
         let (file, path) = in_memory(&[]).unwrap();
         assert_eq!(fs::read(&path).unwrap(), build(&[]).unwrap());
         drop(file);
+    }
+
+    #[test]
+    fn it_is_kept_for_the_next_time() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("initramfs");
+        let inode = |file: &File| file.metadata().unwrap().ino();
+        let (first, path) = file(&dir, &[]).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), build(&[]).unwrap());
+        let (second, _) = file(&dir, &[]).unwrap();
+        assert_eq!(inode(&first), inode(&second));
+        // Another version's goes when this one's is made.
+        fs::rename(dir.join(AGENT_ID), dir.join("0")).unwrap();
+        let (third, path) = file(&dir, &[]).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), build(&[]).unwrap());
+        assert_ne!(inode(&first), inode(&third));
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+        // With modules it is another one each time, and nothing is kept.
+        let (_file, path) = file(&dir, &[module("a.ko")]).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), build(&[module("a.ko")]).unwrap());
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+        // Where there can be no directory.
+        let (_file, path) = file(&dir.join(AGENT_ID), &[]).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), build(&[]).unwrap());
     }
 }

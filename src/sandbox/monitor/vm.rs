@@ -64,7 +64,7 @@ pub fn blueprint(
         Some(directory) => initramfs::read_modules(&directory)?,
         None => Vec::new(),
     };
-    let (initrd, path) = initramfs::in_memory(&modules)?;
+    let (initrd, path) = initramfs::file(&home.join("initramfs"), &modules)?;
     let mut config = VmConfig::new(&kernel.path);
     config.initrd = Some(path);
     config.append = COMMAND_LINE.to_owned();
