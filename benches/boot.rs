@@ -6,15 +6,16 @@
 //! figures repeat; on a real machine they are clock times. Only the ratio is
 //! compared with the budget.
 
-use std::env;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::process::Command;
 
 #[path = "../tests/common/bare_metal.rs"]
 mod bare_metal;
+mod common;
+
+use common::{median, time, verdict};
 
 const PAIRS: usize = 6;
 
@@ -45,12 +46,12 @@ const CASES: [Case; 2] = [
 ];
 
 fn main() -> io::Result<()> {
-    let Some(stage) = env::var_os("DRUPE_BENCH_STAGE").map(PathBuf::from) else {
+    let Some(stage) = common::stage() else {
         println!("boot: left out: `make bench` prepares it and says where it can run");
         return Ok(());
     };
     let files = Files {
-        kernel: stage.join("kernel"),
+        kernel: stage.join("kernels/tuned/kernel"),
         initrd: stage.join("initrd"),
         stage,
     };
@@ -59,8 +60,8 @@ fn main() -> io::Result<()> {
         let mut ours = Vec::new();
         let mut theirs = Vec::new();
         for pair in 0..=PAIRS {
-            let q = time(qemu(&files, case.append))?;
-            let d = time(drupe(&files, case.append))?;
+            let q = time(&mut qemu(&files, case.append))?;
+            let d = time(&mut drupe(&files, case.append))?;
             if pair > 0 {
                 theirs.push(q);
                 ours.push(d);
@@ -72,11 +73,7 @@ fn main() -> io::Result<()> {
             "boot: {}: drupe {d:.3} s, QEMU microvm {q:.3} s, ratio {ratio:.2} (n={PAIRS}), budget {}: {}",
             case.name,
             case.budget,
-            if ratio <= case.budget {
-                "kept"
-            } else {
-                "MISSED"
-            }
+            verdict(ratio <= case.budget)
         );
         println!(
             "boot: {}: all, in s: drupe {ours:.3?}, QEMU {theirs:.3?}",
@@ -117,26 +114,6 @@ fn qemu(files: &Files, append: &str) -> Command {
     command.arg("-kernel").arg(&files.kernel);
     command.arg("-initrd").arg(&files.initrd);
     command
-}
-
-/// Seconds from exec to exit. The console goes to a pipe that is read.
-fn time(mut command: Command) -> io::Result<f64> {
-    let start = Instant::now();
-    let output = command.stdin(Stdio::null()).output()?;
-    let took = start.elapsed().as_secs_f64();
-    if !output.status.success() {
-        return Err(io::Error::other(format!(
-            "{command:?}: {}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        )));
-    }
-    Ok(took)
-}
-
-fn median(times: &mut [f64]) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
 }
 
 /// A cpio archive (newc) with an init that switches the machine off, and

@@ -12,6 +12,9 @@ use std::process::{Command, Stdio};
 
 #[path = "../tests/common/bare_metal.rs"]
 mod bare_metal;
+mod common;
+
+use common::verdict;
 
 const RUNS: usize = 60;
 const BUDGET_MS: f64 = 5.0;
@@ -35,17 +38,16 @@ fn main() -> io::Result<()> {
     resident.sort_by(f64::total_cmp);
     let at = |v: &[f64], q: f64| v[((v.len() - 1) as f64 * q) as usize];
     let (time, rss) = (at(&times, 0.5), at(&resident, 0.5));
-    let kept = |ok| if ok { "kept" } else { "MISSED" };
     println!(
         "start: exec to first instruction, 1 vCPU, 128 MiB: {time:.2} ms of CPU (10% {:.2}, 90% {:.2}, n={}), budget {BUDGET_MS}: {}",
         at(&times, 0.1),
         at(&times, 0.9),
         times.len(),
-        kept(time <= BUDGET_MS)
+        verdict(time <= BUDGET_MS)
     );
     println!(
         "start: resident beyond guest memory, 1 vCPU, 128 MiB: {rss:.2} MiB, budget {BUDGET_MIB}: {}",
-        kept(rss <= BUDGET_MIB)
+        verdict(rss <= BUDGET_MIB)
     );
     Ok(())
 }

@@ -62,6 +62,19 @@ pub const REBOOT_POWER_OFF: &[u8] = &[
     0xeb, 0xfe, // jmp .
 ];
 
+/// For Linux: `write(1, "\n", 1)`, and `exit(0)`.
+pub const MARK: &[u8] = &[
+    0xb8, 0x01, 0x00, 0x00, 0x00, // mov eax, SYS_write
+    0xbf, 0x01, 0x00, 0x00, 0x00, // mov edi, 1
+    0x48, 0x8d, 0x35, 0x10, 0x00, 0x00, 0x00, // lea rsi, [rip + newline]
+    0xba, 0x01, 0x00, 0x00, 0x00, // mov edx, 1
+    0x0f, 0x05, // syscall
+    0xb8, 0x3c, 0x00, 0x00, 0x00, // mov eax, SYS_exit
+    0x31, 0xff, // xor edi, edi
+    0x0f, 0x05, // syscall
+    0x0a, // newline
+];
+
 /// A static ELF executable of this code: a program for Linux, and a kernel that
 /// is entered in 64-bit mode by the Linux boot protocol.
 pub fn elf(code: &[u8]) -> Vec<u8> {
