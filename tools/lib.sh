@@ -20,6 +20,15 @@ prepare_guests() {
   export DRUPE_E2E_STOCK DRUPE_E2E_TUNED DRUPE_E2E_ROOTFS
 }
 
+# The images of the tests; names them in the environment.
+prepare_images() {
+  say "images of Debian's packages (some minutes, the first time)"
+  DRUPE_E2E_WEB=$(guest-images/image/build web)
+  DRUPE_E2E_POSTGRES=$(guest-images/image/build postgres)
+  DRUPE_E2E_CONTAINERS=$(guest-images/image/build containers)
+  export DRUPE_E2E_WEB DRUPE_E2E_POSTGRES DRUPE_E2E_CONTAINERS
+}
+
 # True where this host's KVM can run Linux; says where things will run.
 fit_kvm() {
   local why

@@ -44,6 +44,12 @@ pub fn rootfs() -> PathBuf {
     prepared("DRUPE_E2E_ROOTFS")
 }
 
+/// The tar of a root file system of Debian's packages: `web`, `postgres` or
+/// `containers`.
+pub fn debian(name: &str) -> PathBuf {
+    prepared(&format!("DRUPE_E2E_{}", name.to_uppercase()))
+}
+
 /// A guest to be started.
 pub struct Guest {
     command: Command,

@@ -2,8 +2,13 @@
 //! `drupe`'s commands.
 
 mod lifecycle;
+mod many;
+mod nested;
+mod postgres;
+mod refusal;
 mod run;
 mod volumes;
+mod web;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -16,7 +21,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::guest::{DRUPE, PATIENCE, host, tuned};
+use crate::guest::{DRUPE, PATIENCE, debian, host, tuned};
 
 /// What the image is called.
 pub const IMAGE: &str = "busybox";
@@ -27,13 +32,30 @@ pub struct Home {
 }
 
 impl Home {
+    /// With busybox.
     pub fn new() -> Self {
         let home = Home {
             dir: tempfile::tempdir().unwrap(),
         };
-        let tar = image();
-        home.ok(&["import", tar.to_str().unwrap(), IMAGE]);
+        home.import(image(), IMAGE, &[]);
         home
+    }
+
+    /// With an image of Debian's packages, which `guest-images/image/build` makes,
+    /// by the same name; `changes` say how it runs.
+    pub fn with(name: &str, changes: &[&str]) -> Self {
+        let home = Home {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        home.import(&debian(name), name, changes);
+        home
+    }
+
+    fn import(&self, tar: &Path, name: &str, changes: &[&str]) {
+        let mut args = vec!["import", "--quiet"];
+        args.extend(changes.iter().flat_map(|change| ["-c", *change]));
+        args.extend([tar.to_str().unwrap(), name]);
+        self.ok(&args);
     }
 
     pub fn path(&self) -> &Path {
@@ -116,6 +138,16 @@ impl Home {
         serde_json::from_str::<Value>(&text).unwrap()[0].take()
     }
 
+    /// Kills the monitor of a sandbox, and waits until everybody knows.
+    pub fn crash(&self, name: &str) {
+        let pid = self.inspect(name)["State"]["Pid"].as_i64().unwrap();
+        // SAFETY: kill has no memory effects.
+        assert_eq!(unsafe { libc::kill(pid as i32, libc::SIGKILL) }, 0);
+        self.until("its end", || {
+            self.inspect(name)["State"]["Running"] == false
+        });
+    }
+
     /// Waits until this is so.
     pub fn until(&self, what: &str, mut so: impl FnMut() -> bool) {
         let limit = Instant::now() + PATIENCE;
@@ -126,7 +158,7 @@ impl Home {
     }
 
     /// What went wrong, with what the monitors and the guests' kernels said.
-    fn explain(&self, output: &Output) -> String {
+    pub fn explain(&self, output: &Output) -> String {
         let mut text = format!(
             "{}\n{}\n{}",
             output.status,
