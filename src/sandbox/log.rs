@@ -82,6 +82,8 @@ pub struct Writer {
     file: File,
     size: u64,
     limit: u64,
+    /// The last line may have been written by half.
+    torn: bool,
 }
 
 impl Writer {
@@ -105,6 +107,8 @@ impl Writer {
             size: file.metadata()?.len(),
             file,
             limit,
+            // A monitor that was killed may have left one.
+            torn: true,
         })
     }
 
@@ -115,12 +119,18 @@ impl Writer {
     pub fn write(&mut self, stream: Stream, bytes: &[u8]) -> io::Result<()> {
         for bytes in bytes.chunks(MAX_PIECE) {
             let text = std::str::from_utf8(bytes).ok();
-            let mut line = serde_json::to_vec(&Line {
+            let mut line = Vec::with_capacity(bytes.len() + 128);
+            if self.torn && self.size > 0 {
+                // Or this one would be lost with it. An empty line is nothing.
+                line.push(b'\n');
+            }
+            let content = Line {
                 time: Time::now(),
                 stream,
                 log: text.map(Cow::Borrowed),
                 base64: text.is_none().then(|| BASE64.encode(bytes)),
-            })?;
+            };
+            serde_json::to_writer(&mut line, &content)?;
             line.push(b'\n');
             if self.size > 0 && self.size + line.len() as u64 > self.limit {
                 fs::rename(self.directory.join(FILE), self.directory.join(OLDER))?;
@@ -129,7 +139,9 @@ impl Writer {
             // Counted before it is written: after half a line, the size errs on
             // the safe side.
             self.size += line.len() as u64;
+            self.torn = true;
             self.file.write_all(&line)?;
+            self.torn = false;
         }
         Ok(())
     }
@@ -319,7 +331,8 @@ mod tests {
         raw.write_all(b"{\"time\":\"2026").unwrap();
         let mut reader = Reader::open(dir.path()).unwrap();
         assert_eq!(pieces(&mut reader).len(), 1);
-        raw.write_all(b"\n").unwrap();
+        // Whoever goes on does not lose a line to it.
+        let mut writer = Writer::open(dir.path()).unwrap();
         writer.write(Stream::Stdout, b"b").unwrap();
         let rest = pieces(&mut reader);
         assert_eq!((rest.len(), &rest[0].bytes[..]), (1, &b"b"[..]));
