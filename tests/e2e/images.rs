@@ -1,5 +1,5 @@
 //! Images: what other programs see in the layers, a real registry, a full disk.
-//! No guest is needed, but root and a kernel with loop devices and EROFS.
+//! Root and a kernel with loop devices and EROFS are needed.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::guest::{DRUPE, PATIENCE};
+use crate::guest::{DRUPE, PATIENCE, tuned};
 
 /// Runs a shell script as root with mounts of its own, which end with it.
 fn script(text: &str) -> Output {
@@ -114,12 +114,13 @@ impl Drop for Registry {
 }
 
 #[test]
-fn a_standard_tool_pushes_and_drupe_pulls() {
+fn a_standard_tool_pushes_and_drupe_pulls_and_runs() {
     let work = tempfile::tempdir().unwrap();
     let registry = Registry::start(work.path());
     let script = script(&format!(
         "cd '{}'; address={}
-        mkdir -p root/etc
+        mkdir -p root/etc root/bin
+        cp /bin/busybox root/bin
         echo pushed > root/etc/motd
         export DRUPE_HOME=$PWD/home
         tar -C root -czf root.tar.gz .
@@ -132,14 +133,13 @@ fn a_standard_tool_pushes_and_drupe_pulls() {
         skopeo copy -q --insecure-policy --dest-tls-verify=false docker-archive:image.tar docker://$address/some/app:1
         $DRUPE pull -q $address/some/app:1
         $DRUPE pull $address/some/app:1 | grep Status
-        layer=$($DRUPE image inspect $address/some/app:1 | grep -o '/.*erofs')
-        mkdir mnt
-        mount -t erofs -o ro,loop $layer mnt
-        cat mnt/etc/motd
+        export DRUPE_KERNELS='{}'
+        $DRUPE run --rm --network none $address/some/app:1 /bin/busybox cat /etc/motd
         $DRUPE pull $address/some/none && exit 1
         echo status: $?",
         work.path().display(),
-        registry.address
+        registry.address,
+        tuned().parent().unwrap().display()
     ));
     let address = &registry.address;
     assert_eq!(

@@ -172,3 +172,44 @@ fn a_terminal_is_one() {
         assert!(text.contains(part), "no {part:?} in:\n{text}");
     }
 }
+
+#[test]
+fn a_program_has_the_capabilities_of_its_file() {
+    let home = Home::new();
+    let tar = home.path().join("ping.tar");
+    let tar = tar.to_str().unwrap();
+    // The image once more, and busybox as a ping with CAP_NET_RAW.
+    let program = "import io, struct, sys, tarfile
+image = tarfile.open(sys.argv[1], 'a', format=tarfile.PAX_FORMAT)
+program = open('/bin/busybox', 'rb').read()
+ping = tarfile.TarInfo('usr/bin/ping')
+ping.mode, ping.size = 0o755, len(program)
+capability = struct.pack('<5I', 0x02000001, 1 << 13, 0, 0, 0)
+value = capability.decode('utf-8', 'surrogateescape')
+ping.pax_headers = {'SCHILY.xattr.security.capability': value}
+image.addfile(ping, io.BytesIO(program))
+image.close()";
+    std::fs::copy(super::image(), tar).unwrap();
+    crate::guest::host("python3", &["-c", program, tar]);
+    home.ok(&["import", "-q", tar, "ping"]);
+    let script = "id -un; ping -c 1 127.0.0.1 >/dev/null 2>&1 || echo /bin/ping: refused; \
+                  /usr/bin/ping -c 1 -W 60 127.0.0.1 >/dev/null && echo /usr/bin/ping: answered";
+    let text = home.ok(&[
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--user",
+        "web",
+        // Nobody pings without the capability.
+        "--sysctl",
+        "net.ipv4.ping_group_range=1 0",
+        "--env",
+        "PATH=/bin",
+        "ping",
+        "sh",
+        "-c",
+        script,
+    ]);
+    assert_eq!(text, "web\n/bin/ping: refused\n/usr/bin/ping: answered");
+}
