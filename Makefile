@@ -7,7 +7,7 @@
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: deps ## boot a Debian guest with a disk and a network, and show it
+demo: deps ## boot a Debian guest with a disk and a network, and run a Debian image
 	@tools/demo
 
 test: deps ## all that has to pass: format, lints, unit tests, real guests
