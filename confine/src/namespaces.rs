@@ -1,0 +1,109 @@
+//! Namespaces of the process's own.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::process::{getegid, geteuid};
+use rustix::thread::UnshareFlags;
+
+use crate::report::{Layer, Report};
+use crate::{Failed, Plan, landlock, process, root};
+
+/// Enters all but that of the network, the empty root among them, and sets up
+/// Landlock; true when the process has privileges of the host's.
+///
+/// An ordinary user makes namespaces as root of a user namespace, in which only
+/// that user exists. Root makes them first and a user namespace afterwards, unless
+/// its threads go on to deal with other users' files.
+pub fn enter(plan: &Plan, report: &mut Report) -> bool {
+    let privileged = process::is_privileged();
+    // Before there is a root in which it is not.
+    let own = own_proc();
+    if !privileged {
+        report.note(Layer::User, enter_user(&own));
+    }
+    for (layer, flags) in [
+        (Layer::Ipc, UnshareFlags::NEWIPC),
+        (Layer::Uts, UnshareFlags::NEWUTS),
+        (Layer::Cgroup, UnshareFlags::NEWCGROUP),
+    ] {
+        report.note(layer, unshare(flags));
+    }
+    let held = root::hold(plan);
+    let made = unshare(UnshareFlags::NEWNS).and_then(|()| root::enter(plan));
+    if privileged {
+        let user = match plan.owners {
+            true => Err(Failed::new(
+                "be root of a namespace",
+                "a share that root serves has files of all the host's users; \
+                 run drupe as an ordinary user",
+            )),
+            false => enter_user(&own),
+        };
+        report.note(Layer::User, user);
+    }
+    // Behind it, nothing below /proc can be written to.
+    let rules = match &made {
+        Ok(parts) => landlock::restrict(plan, parts),
+        Err(_) => landlock::restrict(plan, &held),
+    };
+    report.note(Layer::Root, made.map(drop));
+    report.note(Layer::Landlock, rules);
+    privileged
+}
+
+/// A network namespace for this thread and those that it starts: without
+/// interfaces.
+pub fn leave_network() -> Result<(), Failed> {
+    unshare(UnshareFlags::NEWNET)
+}
+
+fn unshare(flags: UnshareFlags) -> Result<(), Failed> {
+    // SAFETY: descriptors stay shared: CLONE_FILES is not among the flags.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+        .map_err(|e| Failed::new("enter a namespace", explain(e)))
+}
+
+fn explain(error: rustix::io::Errno) -> String {
+    use rustix::io::Errno;
+    match error {
+        Errno::PERM | Errno::ACCESS => format!(
+            "{error}: the host lets ordinary users have none \
+             (kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)"
+        ),
+        Errno::NOSPC | Errno::USERS => {
+            format!("{error}: there are as many as user.max_user_namespaces allows")
+        }
+        Errno::INVAL => format!("{error}: the kernel has none of this kind"),
+        error => error.to_string(),
+    }
+}
+
+/// `/proc/self`.
+fn own_proc() -> Result<OwnedFd, Failed> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, "/proc/self", flags, Mode::empty()).map_err(|e| Failed::new("open /proc/self", e))
+}
+
+/// A user namespace in which this user is who they were, and nobody else is.
+fn enter_user(own: &Result<OwnedFd, Failed>) -> Result<(), Failed> {
+    let own = match own {
+        Ok(own) => own,
+        Err(e) => return Err(Failed::new("write to /proc/self", e)),
+    };
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    unshare(UnshareFlags::NEWUSER)?;
+    for (file, text) in [
+        ("setgroups", "deny".to_owned()),
+        ("uid_map", format!("{uid} {uid} 1")),
+        ("gid_map", format!("{gid} {gid} 1")),
+    ] {
+        openat(own, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(std::io::Error::from)
+            .and_then(|fd| File::from(fd).write_all(text.as_bytes()))
+            .map_err(|e| Failed::new("map this user into a namespace", e))?;
+    }
+    Ok(())
+}
