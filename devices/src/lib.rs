@@ -16,6 +16,7 @@ pub mod rate_log;
 pub mod serial;
 pub mod spec;
 pub mod sys_io;
+pub mod threads;
 pub mod virtio;
 
 #[cfg(any(test, feature = "testing"))]

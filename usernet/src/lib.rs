@@ -18,7 +18,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use thiserror::Error;
 
@@ -81,21 +81,35 @@ pub enum Error {
     SetUp(#[source] io::Error),
 }
 
-/// A network that runs, until it is dropped.
-#[derive(Debug)]
+/// What the network's thread does.
+pub type Job = Box<dyn FnOnce() + Send>;
+
+/// A network, until it is dropped.
 pub struct UserNet {
     // Before the thread, which ends when there is no card any more.
     card: Card,
     published: Vec<Published>,
-    _thread: Thread,
+    /// Until it is started.
+    stack: Option<Stack>,
+    thread: Thread,
 }
 
 /// A thread that is waited for.
 #[derive(Debug)]
 struct Thread(Option<JoinHandle<()>>);
 
+impl std::fmt::Debug for UserNet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UserNet")
+            .field("published", &self.published)
+            .field("thread", &self.thread)
+            .finish_non_exhaustive()
+    }
+}
+
 impl UserNet {
-    /// Opens the published ports and starts the network.
+    /// Opens the published ports. Whoever connects waits until the network is
+    /// started.
     ///
     /// `mtu` is that of the guest's card, at least [`MIN_MTU`], and `mac` its
     /// address.
@@ -103,7 +117,27 @@ impl UserNet {
     /// # Errors
     /// See [`Error`].
     pub fn open(config: &Config, mtu: u16, mac: [u8; 6]) -> Result<Self, Error> {
-        let (card, mut stack, published) = open_stack(config, mtu, mac)?;
+        let (card, stack, published) = open_stack(config, mtu, mac)?;
+        Ok(UserNet {
+            card,
+            published,
+            stack: Some(stack),
+            thread: Thread(None),
+        })
+    }
+
+    /// Starts the network, on a thread that `spawn` starts; once. Of no effect
+    /// when it runs.
+    ///
+    /// # Errors
+    /// When there is no thread; it then never runs.
+    pub fn start(
+        &mut self,
+        spawn: impl FnOnce(Job) -> io::Result<JoinHandle<()>>,
+    ) -> io::Result<()> {
+        let Some(mut stack) = self.stack.take() else {
+            return Ok(());
+        };
         let run = move || {
             loop {
                 match stack.turn(None) {
@@ -118,13 +152,8 @@ impl UserNet {
                 }
             }
         };
-        let thread = thread::Builder::new().name("usernet".to_owned());
-        let thread = thread.spawn(run).map_err(Error::SetUp)?;
-        Ok(UserNet {
-            card,
-            published,
-            _thread: Thread(Some(thread)),
-        })
+        self.thread = Thread(Some(spawn(Box::new(run))?));
+        Ok(())
     }
 
     /// The guest's end of the wire.

@@ -1,13 +1,14 @@
 //! A VM, from its description to its end.
 
 use std::io;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::{self, JoinHandle};
 
 use devices::GuestMemory;
 use devices::bus::{Bus, BusDevice};
 use devices::power::{AcpiPower, I8042, I8042_BASE, I8042_PORTS, PVPANIC_PORT, PvPanic, acpi};
 use devices::serial::{self, Serial};
+use devices::threads::{self, Role};
 use devices::virtio::mmio::{MmioTransport, QUEUE_NOTIFY, WINDOW_SIZE};
 use devices::virtio::{DeviceSubscriber, IrqLine, SharedDevice};
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
@@ -25,7 +26,7 @@ use crate::signals::{self, StopSignals};
 use crate::vcpu::{Board, Vcpu};
 use crate::{memory, resident, virtio};
 
-type Subscriber = Box<dyn MutEventSubscriber>;
+type Subscriber = Box<dyn MutEventSubscriber + Send>;
 
 /// Where a virtio device stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,6 +158,7 @@ impl Machine {
             console_ports: first_port..first_port + serial::PORTS as u16,
             mem,
             ending,
+            go: OnceLock::new(),
         });
         let vcpus = fds.into_iter().zip(0..).map(|(fd, id)| Vcpu {
             id,
@@ -181,6 +183,31 @@ impl Machine {
     /// chose.
     pub fn published(&self) -> &[usernet::Published] {
         &self.published
+    }
+
+    /// Directories below which the VM goes on to use names, for whoever confines
+    /// the process: see [`devices::virtio::VirtioDevice::directories`].
+    pub fn directories(&self) -> Vec<std::os::fd::RawFd> {
+        let all = self.devices.iter().flat_map(|device| {
+            let device = device.lock();
+            device
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .directories()
+        });
+        all.collect()
+    }
+
+    /// Other descriptors have been put in the place of these.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn directories_replaced(&self) -> io::Result<()> {
+        self.devices.iter().try_for_each(|device| {
+            let device = device.lock();
+            device
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .directories_replaced()
+        })
     }
 
     /// What ends the VM from another thread.
@@ -241,6 +268,8 @@ impl Machine {
         });
         if result.is_err() {
             ending.end(Outcome::Stopped(None));
+            // Those that wait for the start see the end.
+            let _ = self.board.go.set(());
         }
         signals::join_threads(threads);
         for device in &self.devices {
@@ -254,7 +283,8 @@ impl Machine {
         result.map(|()| ending.outcome().unwrap_or(Outcome::Stopped(None)))
     }
 
-    /// Starts the vCPUs, first of all, and then watches for the end.
+    /// Starts the vCPUs and what watches for the end, and lets the guest run when
+    /// this thread has become what it stays.
     fn start(
         &mut self,
         timeout: std::time::Duration,
@@ -273,6 +303,8 @@ impl Machine {
             .try_clone()
             .map_err(Error::host("clone a descriptor"))?;
         self.events.add_subscriber(Box::new(EndEvents(end)));
+        threads::enter(Role::EventLoop).map_err(Error::host("confine the event loop"))?;
+        let _ = self.board.go.set(());
         Ok(())
     }
 }
@@ -286,14 +318,9 @@ pub struct Remains {
 }
 
 impl Drop for Remains {
-    /// KVM sleeps while the memory goes.
     fn drop(&mut self) {
-        let vm = self.vm.take();
-        thread::scope(|scope| {
-            // Without a thread it goes now.
-            let _ = helper("teardown").spawn_scoped(scope, move || drop(vm));
-            memory::release(&self.mem);
-        });
+        drop(self.vm.take());
+        memory::release(&self.mem);
     }
 }
 

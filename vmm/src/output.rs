@@ -9,8 +9,10 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
+
+use devices::threads::{self, Role};
 
 /// Output is written out when this much is there, line or no line.
 const CHUNK: usize = 512;
@@ -73,11 +75,8 @@ impl Output {
             return Ok(None);
         };
         let output = self.clone();
-        thread::Builder::new()
-            .name("console".to_owned())
-            .stack_size(STACK)
-            .spawn(move || output.write_out(file))
-            .map(Some)
+        let run = move || output.write_out(file);
+        threads::spawn(Role::Console, "console".to_owned(), Some(STACK), run).map(Some)
     }
 
     /// Puts what `take` returns behind the rest; true when that is something.
@@ -263,7 +262,7 @@ mod tests {
             }
             assert!(output.append(|| text));
         }
-        let rest = thread::spawn(move || {
+        let rest = std::thread::spawn(move || {
             let mut rest = Vec::new();
             reader.read_to_end(&mut rest).unwrap();
             rest

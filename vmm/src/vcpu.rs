@@ -1,11 +1,12 @@
 //! A vCPU's thread: runs the guest and answers its exits.
 
 use std::io;
-use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 
 use devices::GuestMemory;
 use devices::bus::Bus;
+use devices::threads::{self, Role};
 use kvm_bindings::{
     KVM_INTERNAL_ERROR_EMULATION, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
 };
@@ -30,6 +31,9 @@ pub(crate) struct Board {
     pub console_ports: std::ops::Range<u16>,
     pub mem: GuestMemory,
     pub ending: Arc<Ending>,
+    /// Set when every thread that is there is as it shall be: before that no
+    /// instruction of the guest runs.
+    pub go: OnceLock<()>,
 }
 
 impl Board {
@@ -52,14 +56,13 @@ pub(crate) struct Vcpu {
 impl Vcpu {
     /// Starts the vCPU on a thread of its own, which ends when the VM does.
     pub(crate) fn start(self) -> io::Result<JoinHandle<()>> {
-        thread::Builder::new()
-            .name(format!("vcpu{}", self.id))
-            .stack_size(STACK)
-            .spawn(move || self.run())
+        let name = format!("vcpu{}", self.id);
+        threads::spawn(Role::Vcpu, name, Some(STACK), move || self.run())
     }
 
     fn run(mut self) {
         let board = self.board.clone();
+        board.go.wait();
         while !board.ending.is_over() {
             if let Some(outcome) = self.step(&board) {
                 board.ending.end(outcome);

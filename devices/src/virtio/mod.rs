@@ -4,6 +4,7 @@
 //! ([`mmio`]) turns the guest's register accesses into calls of that trait and
 //! knows no device. What they share is [`VirtQueue`] and [`VirtioInterrupt`].
 
+use std::io;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex};
 
@@ -197,6 +198,21 @@ pub trait VirtioDevice: Send {
     /// Descriptors of the back end, apart from the kicks.
     fn event_sources(&self) -> Vec<EventSource> {
         Vec::new()
+    }
+
+    /// Directories that are open for good, below which the device goes on to use
+    /// names. Whoever confines the process may put another descriptor of the same
+    /// directory in the place of each, before the VM runs.
+    fn directories(&self) -> Vec<RawFd> {
+        Vec::new()
+    }
+
+    /// That has been done.
+    ///
+    /// # Errors
+    /// The host's.
+    fn directories_replaced(&mut self) -> io::Result<()> {
+        Ok(())
     }
 
     /// The driver kicked queue `queue` (event loop only).

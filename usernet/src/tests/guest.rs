@@ -52,7 +52,8 @@ impl Guest {
             ..Config::default()
         };
         change(&mut config);
-        let net = UserNet::open(&config, mtu, MAC).unwrap();
+        let mut net = UserNet::open(&config, mtu, MAC).unwrap();
+        net.start(|run| Ok(std::thread::spawn(run))).unwrap();
         let mut seen = Seen::default();
         let mut device = Device {
             card: net.card(),

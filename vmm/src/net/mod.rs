@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use usernet::{Publish, Published, Resolver};
 
-use crate::signals::with_all_blocked;
 use crate::virtio::shared;
 
 mod user;
@@ -98,8 +97,7 @@ pub(crate) fn open(
             // Its network is its own: others may have the same address.
             let mac = spec.mac.unwrap_or_else(|| MacAddr::derived("user", index));
             let mtu = spec.mtu.unwrap_or(usernet::DEFAULT_MTU);
-            // Its thread is there before the VM's signals are blocked.
-            let net = with_all_blocked(|| usernet::UserNet::open(&spec.user, mtu, mac.bytes()))?;
+            let net = usernet::UserNet::open(&spec.user, mtu, mac.bytes())?;
             published.extend_from_slice(net.published());
             Ok(shared(Net::new(user::UserBackend::new(net), mac, mtu)))
         }

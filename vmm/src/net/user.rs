@@ -3,9 +3,12 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 
+use devices::threads::{self, Role};
 use devices::virtio::GuestBuffer;
 use devices::virtio::net::{HEADER_SIZE, Offload, PacketBackend};
 use usernet::{Frame, Unfinished, UserNet};
+
+use crate::signals::with_all_blocked;
 
 /// The header says where the checksum is to be completed
 /// (`VIRTIO_NET_HDR_F_NEEDS_CSUM`, virtio 1.2 §5.1.6).
@@ -52,6 +55,10 @@ impl PacketBackend for UserBackend {
     }
 
     fn set_offload(&mut self, offload: Offload) -> io::Result<()> {
+        self.net.start(|run| {
+            let name = "usernet".to_owned();
+            with_all_blocked(|| threads::spawn(Role::Network, name, None, run))
+        })?;
         self.offload = usernet::Offload {
             checksum: offload.csum,
             tso4: offload.tso4,

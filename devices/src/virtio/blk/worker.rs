@@ -3,10 +3,11 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::request::Requests;
+use crate::threads::{self, Role};
 use crate::virtio::stop::Stop;
 use crate::virtio::{Activation, Violation, VirtQueue, VirtioInterrupt, report_violation};
 use crate::{GuestMemory, sys_io};
@@ -38,14 +39,9 @@ impl Workers {
     pub fn spawn(activation: Activation, requests: Requests) -> io::Result<Self> {
         let mut workers = Workers::new(&requests);
         for worker in Worker::all(activation, requests) {
-            let thread = Builder::new()
-                .name(format!(
-                    "{}-q{}",
-                    worker.requests.name,
-                    worker.queue.index()
-                ))
-                .stack_size(STACK_SIZE)
-                .spawn(move || worker.run())?;
+            let name = format!("{}-q{}", worker.requests.name, worker.queue.index());
+            let run = move || worker.run();
+            let thread = threads::spawn(Role::Disk, name, Some(STACK_SIZE), run)?;
             workers.threads.push(thread);
         }
         Ok(workers)

@@ -8,6 +8,7 @@
 //! followed here. See `docs/share.md` for what a guest may rely on.
 
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use super::{Activation, DeviceType, VirtioDevice, read_config_bytes};
@@ -113,6 +114,18 @@ impl Fs {
 }
 
 impl VirtioDevice for Fs {
+    fn directories(&self) -> Vec<RawFd> {
+        self.server.share.directories()
+    }
+
+    fn directories_replaced(&mut self) -> io::Result<()> {
+        // No worker has it before the driver is there.
+        match Arc::get_mut(&mut self.server) {
+            Some(server) => Ok(server.look_again()?),
+            None => Ok(()),
+        }
+    }
+
     fn device_type(&self) -> DeviceType {
         DeviceType::Fs
     }

@@ -70,6 +70,17 @@ impl Server {
         }
     }
 
+    /// Looks at the root again, whose descriptor may be of another mount of the
+    /// same directory now. Before a guest knows anything.
+    pub fn look_again(&mut self) -> Result<(), Errno> {
+        if let Root::Dir(inode) = &mut self.share.root {
+            let fd = rustix::io::fcntl_dupfd_cloexec(&inode.fd, 0)?;
+            *inode = Arc::new(Inode::new(fd)?.0);
+            self.nodes.set_root(inode.clone());
+        }
+        Ok(())
+    }
+
     /// Forgets everything that a guest did: closes all that it had open.
     pub fn clear(&self) {
         self.handles.clear();

@@ -1,7 +1,7 @@
 //! The host's side of a share: what is opened once, before the VM starts.
 
 use std::ffi::{CString, OsStr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -147,6 +147,15 @@ impl Share {
             proc,
             owners: Owners::of_process(),
         })
+    }
+
+    /// What stays open: where it begins, and `/proc/self/fd`.
+    pub fn directories(&self) -> Vec<RawFd> {
+        let root = match &self.root {
+            Root::Dir(inode) => inode.fd.as_raw_fd(),
+            Root::File(file) => file.dir.as_raw_fd(),
+        };
+        vec![root, self.proc.as_raw_fd()]
     }
 }
 

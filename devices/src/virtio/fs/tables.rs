@@ -108,6 +108,12 @@ impl Nodes {
         nodes
     }
 
+    /// Has another root, and knows nothing else.
+    pub fn set_root(&mut self, root: Arc<Inode>) {
+        self.root = Some(root);
+        self.clear();
+    }
+
     /// Forgets all but the root.
     pub fn clear(&self) {
         let mut inner = self.lock();

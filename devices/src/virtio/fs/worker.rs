@@ -10,12 +10,13 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::owner;
 use super::server::{Server, may_take_long};
+use crate::threads::{self, Role};
 use crate::virtio::stop::Stop;
 use crate::virtio::{Activation, Chain, Violation, VirtQueue, VirtioInterrupt, report_violation};
 use crate::{GuestMemory, sys_io};
@@ -67,10 +68,9 @@ impl Workers {
             };
             for n in 0..threads {
                 let lane = lane.clone();
-                let thread = Builder::new()
-                    .name(format!("{name}-q{}-{n}", lane.index))
-                    .stack_size(STACK_SIZE)
-                    .spawn(move || lane.run())?;
+                let name = format!("{name}-q{}-{n}", lane.index);
+                let run = move || lane.run();
+                let thread = threads::spawn(Role::FileSystem, name, Some(STACK_SIZE), run)?;
                 workers.threads.push(thread);
             }
         }
