@@ -1,5 +1,5 @@
-//! What happened to sandboxes and volumes: `events` in drupe's directory, a JSON
-//! object in a line for each. Many processes write to it, and it is bounded.
+//! What happened to sandboxes and volumes: `events/log` in drupe's directory, a
+//! JSON object in a line for each. Many processes write to it, and it is bounded.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -71,15 +71,25 @@ fn note(home: &Path, kind: &str, action: &str, id: &str, attributes: BTreeMap<St
 
 /// The current file and the older one.
 fn paths(home: &Path) -> [PathBuf; 2] {
-    [home.join("events"), home.join("events.1")]
+    let directory = directory(home);
+    [directory.join("log"), directory.join("log.1")]
+}
+
+/// Where events are: all that a monitor needs to note one.
+pub fn directory(home: &Path) -> PathBuf {
+    home.join("events")
+}
+
+fn lock_path(home: &Path) -> PathBuf {
+    directory(home).join("lock")
 }
 
 fn append(home: &Path, event: &Event, limit: u64) -> io::Result<()> {
     let mut line = serde_json::to_vec(event)?;
     line.push(b'\n');
-    files::private_dir(home)?;
+    files::private_dir(&directory(home))?;
     let [path, older] = paths(home);
-    let _lock = FileLock::wait(&home.join("events.lock"), Kind::Exclusive)?;
+    let _lock = FileLock::wait(&lock_path(home), Kind::Exclusive)?;
     let size = fs::metadata(&path).map_or(0, |m| m.len());
     if size > 0 && size + line.len() as u64 > limit {
         fs::rename(&path, &older)?;
@@ -112,9 +122,9 @@ impl Follower {
     /// The files'.
     pub fn read(&mut self) -> io::Result<Vec<Event>> {
         let mut events = Vec::new();
-        let _lock = match self.home.is_dir() {
+        let _lock = match directory(&self.home).is_dir() {
             // Between two events nothing moves.
-            true => FileLock::wait(&self.home.join("events.lock"), Kind::Shared)?,
+            true => FileLock::wait(&lock_path(&self.home), Kind::Shared)?,
             false => return Ok(events),
         };
         let [path, older] = paths(&self.home);
