@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use confine::Mode;
 use devices::spec::Object;
 use devices::virtio::blk::DiskSpec;
 use devices::virtio::fs::FsSpec;
@@ -202,6 +203,10 @@ pub struct BootArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 10,
           value_parser = clap::value_parser!(u32).range(0..=MAX_STOP_TIMEOUT))]
     pub stop_timeout: u32,
+    /// What this process keeps from itself before the guest runs: strict, all
+    /// layers or nothing runs; on, those that the host allows; off, for debugging
+    #[arg(long, value_name = "HOW", default_value_t = Mode::On, value_parser = confinement())]
+    pub confine: Mode,
     /// Configuration in JSON, which the other options override; lists add up
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -341,6 +346,14 @@ fn console() -> impl TypedValueParser<Value = Console> {
     PossibleValuesParser::new(["on", "off"]).map(|text| match text.as_str() {
         "off" => Console::Off,
         _ => Console::On,
+    })
+}
+
+fn confinement() -> impl TypedValueParser<Value = Mode> {
+    PossibleValuesParser::new(["strict", "on", "off"]).map(|text| match text.as_str() {
+        "strict" => Mode::Strict,
+        "off" => Mode::Off,
+        _ => Mode::On,
     })
 }
 

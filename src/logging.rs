@@ -6,13 +6,13 @@
 //! and not at all once the reader is known to have stopped.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use crate::{output, terminal};
+use crate::{confinement, output, terminal};
 
 /// A crate whose messages a guest can cause at will and that does not limit
 /// them. What matters of them is reported by the device, through a limit.
@@ -40,6 +40,20 @@ pub fn start(verbose: bool) {
             LevelFilter::Warn
         });
     }
+}
+
+/// Messages are written by whoever has them: no thread is started.
+static NO_THREAD: AtomicBool = AtomicBool::new(false);
+
+/// From now on messages are written without a thread: for a process that is about
+/// to be confined, and has one thread until it is. No guest runs before that.
+pub fn start_no_thread() {
+    NO_THREAD.store(true, Ordering::Relaxed);
+}
+
+/// Ends what [`start_no_thread`] began.
+pub fn start_thread_when_needed() {
+    NO_THREAD.store(false, Ordering::Relaxed);
 }
 
 impl Log for Stderr {
@@ -94,10 +108,8 @@ pub fn write(text: &str) {
     pending.text.push_str(text);
     if !pending.started {
         // The thread takes no signals: they are for those who wait for them.
-        let thread = thread::Builder::new()
-            .name("log".to_owned())
-            .stack_size(STACK);
-        if terminal::with_signals_blocked(|| thread.spawn(write_pending)).is_err() {
+        let start = || confinement::spawn_log(STACK, write_pending);
+        if NO_THREAD.load(Ordering::Relaxed) || terminal::with_signals_blocked(start).is_err() {
             // Not a moment to fail for want of a thread.
             let _ = std::io::stderr().write_all(pending.text.as_bytes());
             return pending.text.clear();

@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod confinement;
 mod exit;
 mod home;
 mod initramfs;
@@ -27,6 +28,13 @@ fn main() -> ExitCode {
                 .is_some_and(|word| word == sandbox::monitor::VERBOSE),
         );
         return sandbox::monitor::main(&id.to_string_lossy());
+    }
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == commands::doctor::confinement::COMMAND)
+    {
+        logging::start(false);
+        return commands::doctor::confinement::main();
     }
     let (verbose, result) = match cli::parse(std::env::args_os()) {
         Ok(Parsed::Run(cli)) => {

@@ -60,6 +60,8 @@ const KVM_RUN: u64 = 0xae80;
 const KVM_GET_REGS: u64 = 0x8090_ae81;
 const KVM_GET_SREGS: u64 = 0x8138_ae83;
 const KVM_TRANSLATE: u64 = 0xc018_ae85;
+/// Raises a line of the interrupt controller.
+const KVM_IRQ_LINE: u64 = 0x4008_ae61;
 /// `linux/fs.h`.
 const BLKDISCARD: u64 = 0x1277;
 const BLKZEROOUT: u64 = 0x127f;
@@ -81,6 +83,8 @@ const EXECUTABLE: u64 = libc::PROT_EXEC as u64;
 const EVERY_THREAD: &[Allow] = &[
     always(SYS_read),
     always(SYS_write),
+    always(SYS_readv),
+    always(SYS_writev),
     always(SYS_close),
     always(SYS_futex),
     (SYS_mmap, When::Without(2, EXECUTABLE)),
@@ -148,9 +152,10 @@ const VCPU: &[Allow] = &[
     (SYS_ioctl, When::Is(1, KVM_TRANSLATE)),
 ];
 
-/// Starting and resetting devices: by a vCPU, and at the VM's end by the event
-/// loop.
+/// Starting and resetting devices, and their interrupts: by a vCPU, and by the
+/// event loop.
 const DEVICES: &[Allow] = &[
+    (SYS_ioctl, When::Is(1, KVM_IRQ_LINE)),
     // What stops workers, and their copies.
     always(SYS_eventfd2),
     (SYS_fcntl, When::Is(1, libc::F_DUPFD_CLOEXEC as u64)),
@@ -175,8 +180,6 @@ const WAIT: &[Allow] = &[
 /// The event loop: packets of a TAP, vsock's Unix sockets, the console, signals
 /// as data; and in the end the terminal as it was.
 const EVENT_LOOP: &[Allow] = &[
-    always(SYS_readv),
-    always(SYS_writev),
     (SYS_socket, When::Is(0, libc::AF_UNIX as u64)),
     always(SYS_connect),
     always(SYS_accept4),
@@ -267,8 +270,6 @@ const NETWORK: &[Allow] = &[
     always(SYS_recvfrom),
     always(SYS_sendmsg),
     always(SYS_recvmsg),
-    always(SYS_readv),
-    always(SYS_writev),
     always(SYS_shutdown),
     always(SYS_getsockopt),
     always(SYS_setsockopt),
@@ -301,8 +302,6 @@ const CONTROL: &[Allow] = &[
     always(SYS_recvfrom),
     always(SYS_sendmsg),
     always(SYS_recvmsg),
-    always(SYS_readv),
-    always(SYS_writev),
     always(SYS_shutdown),
     always(SYS_getsockopt),
     always(SYS_setsockopt),

@@ -87,6 +87,19 @@ fn own_proc() -> Result<OwnedFd, Failed> {
     openat(CWD, "/proc/self", flags, Mode::empty()).map_err(|e| Failed::new("open /proc/self", e))
 }
 
+/// Whom a user namespace shows in the place of those that do not exist in it
+/// (`/proc/sys/kernel/overflowuid`).
+const NOBODY: u32 = 65534;
+
+/// Who the user or group `id` of the host is in the namespace: the same, save that
+/// nobody has to be told from everybody else.
+fn inside(id: u32) -> u32 {
+    match id {
+        NOBODY => NOBODY - 1,
+        id => id,
+    }
+}
+
 /// A user namespace in which this user is who they were, and nobody else is.
 fn enter_user(own: &Result<OwnedFd, Failed>) -> Result<(), Failed> {
     let own = match own {
@@ -97,8 +110,8 @@ fn enter_user(own: &Result<OwnedFd, Failed>) -> Result<(), Failed> {
     unshare(UnshareFlags::NEWUSER)?;
     for (file, text) in [
         ("setgroups", "deny".to_owned()),
-        ("uid_map", format!("{uid} {uid} 1")),
-        ("gid_map", format!("{gid} {gid} 1")),
+        ("uid_map", format!("{} {uid} 1", inside(uid))),
+        ("gid_map", format!("{} {gid} 1", inside(gid))),
     ] {
         openat(own, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(std::io::Error::from)

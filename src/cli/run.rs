@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
+use confine::Mode;
 use vmm::config::ByteSize;
 
 use super::mounts::{LongFlag, TmpfsFlag, VolumeFlag};
@@ -79,6 +80,10 @@ pub struct SandboxArgs {
     /// Remove it when it has ended
     #[arg(long)]
     pub rm: bool,
+    /// What its monitor keeps from itself: strict, all layers or it does not run;
+    /// on, those that the host allows; off, for debugging
+    #[arg(long, value_name = "HOW", default_value_t = Mode::On, value_parser = super::confinement())]
+    pub confine: Mode,
     /// Attach a text to it
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub label: Vec<Pair>,

@@ -86,6 +86,7 @@ pub fn spec(
             labels
         },
         auto_remove: args.rm,
+        confine: args.confine,
     };
     Ok(spec)
 }

@@ -13,7 +13,7 @@ use super::Failure;
 use crate::cli::{self, BootArgs};
 use crate::exit::Exit;
 use crate::terminal::{Action, ESCAPE_HELP, EscapeFilter, Guard, line_end};
-use crate::{kernels, logging};
+use crate::{confinement, kernels, logging};
 
 #[derive(Debug, Error)]
 #[error("console: {0}: start drupe with standard input and output, or with --console off")]
@@ -45,6 +45,7 @@ pub fn run(args: &BootArgs) -> Result<Exit, Failure> {
         true => console().map_err(|e| Failure::runtime(ConsoleError(e)))?,
         false => ConsoleIo::default(),
     };
+    logging::start_no_thread();
     let machine = Machine::with_stop_signals(&config, io).map_err(Failure::runtime)?;
     // Not before the machine is there: until then Ctrl-C is the user's.
     let guard = match interactive {
@@ -53,6 +54,7 @@ pub fn run(args: &BootArgs) -> Result<Exit, Failure> {
     };
     let guard = guard.transpose();
     let guard = guard.map_err(|e| Failure::runtime(ConsoleError(e)))?;
+    confinement::enter(args.confine, &config, &machine, Vec::new()).map_err(Failure::runtime)?;
     let stop_timeout = Duration::from_secs(args.stop_timeout.into());
     let outcome = machine.run(stop_timeout);
     drop(guard);

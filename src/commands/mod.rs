@@ -2,7 +2,7 @@
 //! and hands its error back.
 
 mod boot;
-mod doctor;
+pub mod doctor;
 pub mod images;
 mod kernel;
 mod sandbox;

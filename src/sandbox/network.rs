@@ -59,19 +59,23 @@ pub struct Prepared {
 
 /// A TAP of a sandbox, removed with this.
 #[derive(Debug)]
-pub struct TapGuard(String);
+pub struct TapGuard(String, tap::Remover);
 
 impl Drop for TapGuard {
     fn drop(&mut self) {
-        remove_tap(Some(&self.0));
+        told(&self.0, self.1.remove());
     }
 }
 
 /// Removes the TAP of a sandbox whose monitor could not.
 pub fn remove_tap(name: Option<&str>) {
-    if let Some(name) = name
-        && let Err(e) = tap::remove(name)
-    {
+    if let Some(name) = name {
+        told(name, tap::remove(name));
+    }
+}
+
+fn told(name: &str, removed: io::Result<()>) {
+    if let Err(e) = removed {
         log::warn!("TAP {name}: {e}: 'ip link delete {name}' removes it");
     }
 }
@@ -114,12 +118,12 @@ pub fn prepare(network: &Network, id: &Id) -> Result<Prepared, NetworkError> {
         }
         NetworkMode::Bridge(bridge) => {
             let name = tap_name(id);
-            tap::make(&name, bridge).map_err(|e| NetworkError::Bridge {
+            let remover = tap::make(&name, bridge).map_err(|e| NetworkError::Bridge {
                 bridge: bridge.clone(),
                 why: explain(&e),
             })?;
             prepared.card = Some(card(&name, mac));
-            prepared.tap = Some(TapGuard(name));
+            prepared.tap = Some(TapGuard(name, remover));
             prepared.guest.interfaces.push(outside(network, mac));
         }
     }

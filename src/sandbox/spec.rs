@@ -50,6 +50,9 @@ pub struct Spec {
     pub labels: BTreeMap<String, String>,
     /// It is removed when it has ended.
     pub auto_remove: bool,
+    /// What its monitor keeps from itself.
+    #[serde(default)]
+    pub confine: confine::Mode,
 }
 
 /// The image that a sandbox was made of.
@@ -318,6 +321,7 @@ pub(crate) mod tests {
             stop_timeout: 10,
             labels: BTreeMap::new(),
             auto_remove: false,
+            confine: confine::Mode::On,
         }
     }
 

@@ -70,6 +70,9 @@ pub struct State {
     /// The TAP that was made for it, while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tap: Option<String>,
+    /// What its monitor is confined by, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confinement: Option<confine::Report>,
 }
 
 impl State {
@@ -85,6 +88,7 @@ impl State {
             error: None,
             ports: Vec::new(),
             tap: None,
+            confinement: None,
         }
     }
 

@@ -15,16 +15,33 @@ const SIOCBRADDIF: c_ulong = 0x89a2;
 ///
 /// # Errors
 /// The system call's; no TAP is left then.
-pub fn make(name: &str, bridge: &str) -> io::Result<()> {
-    let tun = attach(name)?;
+pub fn make(name: &str, bridge: &str) -> io::Result<Remover> {
+    let tun = attach(open()?, name)?;
     persist(&tun, true)?;
     drop(tun);
+    let remover = Remover(open()?, name.to_owned());
     let result = join(name, bridge);
     if result.is_err() {
         // The error that matters is the first one.
         let _ = remove(name);
     }
-    result
+    result.map(|()| remover)
+}
+
+/// Removes a TAP from wherever the process is by then: it is open on the host's
+/// network.
+#[derive(Debug)]
+pub struct Remover(File, String);
+
+impl Remover {
+    /// Removes the TAP, which nobody uses any more.
+    ///
+    /// # Errors
+    /// The system call's.
+    pub fn remove(&self) -> io::Result<()> {
+        let tun = attach(self.0.try_clone()?, &self.1)?;
+        persist(&tun, false)
+    }
 }
 
 /// Removes a TAP that [`make`] made.
@@ -32,13 +49,16 @@ pub fn make(name: &str, bridge: &str) -> io::Result<()> {
 /// # Errors
 /// The system call's.
 pub fn remove(name: &str) -> io::Result<()> {
-    persist(&attach(name)?, false)
+    persist(&attach(open()?, name)?, false)
 }
 
-/// Opens the TAP, and makes it when it is not there.
-fn attach(name: &str) -> io::Result<File> {
+fn open() -> io::Result<File> {
     let mut options = OpenOptions::new();
-    let tun = options.read(true).write(true).open("/dev/net/tun")?;
+    options.read(true).write(true).open("/dev/net/tun")
+}
+
+/// Takes the TAP, and makes it when it is not there.
+fn attach(tun: File, name: &str) -> io::Result<File> {
     let mut request = request(name)?;
     let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     request.ifr_ifru.ifru_flags = flags as c_short;

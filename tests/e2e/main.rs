@@ -17,6 +17,7 @@ mod guest;
 
 mod agent;
 mod boot;
+mod confine;
 mod console;
 mod disk;
 mod ending;

@@ -3,6 +3,7 @@
 //! Every check finds out by trying or by reading what the kernel says; none
 //! changes anything. A finding that is not good comes with its fix.
 
+pub mod confinement;
 mod host;
 mod kvm;
 
@@ -94,6 +95,7 @@ pub fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
             let mut checks = vec![host.cpu(), host.kernel()];
             checks.extend(kvm::checks(&kvm, &host));
             checks.extend(host.checks());
+            checks.extend(confinement::checks());
             checks
         }
     };

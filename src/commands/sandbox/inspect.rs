@@ -103,6 +103,10 @@ fn value(sandbox: &Sandbox, spec: &Spec, state: &State) -> Value {
             "ExposedPorts": spec.network.expose,
         },
         "Machine": spec.machine,
+        "Confinement": {
+            "Mode": spec.confine,
+            "Layers": state.confinement,
+        },
         "HostConfig": {
             "AutoRemove": spec.auto_remove,
             "Privileged": spec.privileged,

@@ -19,6 +19,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use confine::Entry;
 use protocol::{Exit, Failure, Frame, FrameKind, READY_PORT, Reply};
 use vmm::Remains;
 
@@ -33,9 +34,10 @@ use super::spec::{NetworkMode, Source, Spec};
 use super::state::{LOST, State, Status};
 use super::store::{Sandbox, Store};
 use super::time::Time;
-use super::volumes::Volumes;
+use super::volumes::{Volume, Volumes};
 use super::{events, guest, log, network, usernet};
-use crate::kernels;
+use crate::confinement::ConfinementError;
+use crate::{confinement, kernels, logging};
 
 pub use self::launch::{Launched, launch};
 pub use self::vm::{CONSOLE, SOCKET};
@@ -72,6 +74,7 @@ const END_PATIENCE: Duration = Duration::from_secs(10);
 pub fn main(id: &str) -> ExitCode {
     // A clock that starts now.
     LazyLock::force(&START);
+    logging::start_no_thread();
     let result = launch::take().and_then(|stream| run(stream, id));
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -205,6 +208,7 @@ impl Running {
         state.status = Status::Running;
         state.started = Some(Time::now());
         state.ports.clone_from(&machine.network.ports);
+        state.confinement = Some(machine.vm.confinement.clone());
         if let Err(e) = sandbox.write_state(&state) {
             machine.vm.handle.stop();
             return Err(failure(&e.to_string()));
@@ -304,7 +308,13 @@ fn power_on(
     let blueprint = vm::blueprint(spec, &home, &kernel, &mounts, network.card.take())?;
     // Before the guest can dial it.
     let ready = UnixListener::bind(format!("{}_{READY_PORT}", vm::SOCKET))?;
-    let vm = Vm::start(blueprint.config.clone())?;
+    let vm = Vm::start(&blueprint.config, |machine| {
+        let files = files(sandbox, spec);
+        let report = confinement::enter(spec.confine, &blueprint.config, machine, files)?;
+        // By the path that the store calls it by.
+        std::env::set_current_dir(sandbox.dir()).map_err(ConfinementError::Directory)?;
+        Ok(report)
+    })?;
     network.ports = usernet::opened(&network.ports, &vm.published);
     let started = Started {
         vm,
@@ -313,6 +323,35 @@ fn power_on(
         network,
     };
     Ok((started, ready, mounts.guest))
+}
+
+/// The files that a monitor goes on to need: its sandbox's, and what it takes to
+/// remove that in the end.
+fn files(sandbox: &Sandbox, spec: &Spec) -> Vec<Entry> {
+    let store = sandbox.store();
+    let home = store.home();
+    let mut files = vec![Entry::write(events::directory(home)).if_there()];
+    if !spec.auto_remove {
+        files.push(Entry::write(sandbox.dir()));
+        return files;
+    }
+    files.push(Entry::directories(store.sandboxes()));
+    files.push(Entry::inner(sandbox.dir()));
+    files.push(Entry::write(home.join("names")).if_there());
+    let images = home.join("images");
+    files.push(Entry::write(images.join("holds")).if_there());
+    files.push(Entry::write(images.join("lock")).if_there());
+    files.push(Entry::read(images.join("names.json")).if_there());
+    let volumes = anonymous_volumes(home, spec);
+    if !volumes.is_empty() {
+        files.push(Entry::directories(home.join("volumes")));
+        files.extend(
+            volumes
+                .iter()
+                .map(|volume| Entry::inner(volume.directory())),
+        );
+    }
+    files
 }
 
 /// Why a sandbox's process could not be started.
@@ -418,17 +457,31 @@ fn remove(sandbox: &Sandbox, spec: &Spec) {
 /// Removes the volumes that were made for a sandbox alone.
 pub fn remove_anonymous_volumes(home: &Path, spec: &Spec) {
     let volumes = Volumes::new(home);
-    for mount in &spec.mounts {
-        if let Source::Volume {
-            name,
-            anonymous: true,
-            ..
-        } = &mount.source
-            && let Err(e) = volumes.find(name).and_then(|v| volumes.remove(&v))
-        {
+    for volume in anonymous_volumes(home, spec) {
+        if let Err(e) = volumes.remove(&volume) {
             ::log::warn!("{e}");
         }
     }
+}
+
+fn anonymous_volumes(home: &Path, spec: &Spec) -> Vec<Volume> {
+    let volumes = Volumes::new(home);
+    let anonymous = spec.mounts.iter().filter_map(|mount| match &mount.source {
+        Source::Volume {
+            name,
+            anonymous: true,
+            ..
+        } => Some(name),
+        _ => None,
+    });
+    let found = anonymous.filter_map(|name| match volumes.find(name) {
+        Ok(volume) => Some(volume),
+        Err(e) => {
+            ::log::warn!("{e}");
+            None
+        }
+    });
+    found.collect()
 }
 
 /// Removes the sockets of this or an earlier monitor.

@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use confine::Report;
 use devices::virtio::blk::DiskSpec;
 use devices::virtio::fs::FsSpec;
 use devices::virtio::vsock::VsockSpec;
@@ -17,6 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use vmm::config::{NetConfig, VmConfig};
 use vmm::{ConsoleIo, Machine, Outcome, Published, Remains, StopHandle};
 
+use crate::confinement::{self, ConfinementError};
 use crate::initramfs;
 use crate::kernels::Kernel;
 use crate::sandbox::ext4;
@@ -134,41 +136,51 @@ pub struct Vm {
     pub handle: StopHandle,
     /// The ports that lead to it.
     pub published: Vec<Published>,
+    /// What this process is confined by.
+    pub confinement: Report,
     thread: JoinHandle<Ended>,
     /// Hung up when its thread has ended.
     ended: io::PipeReader,
 }
 
 impl Vm {
-    /// Makes the machine and starts it, on a thread of its own.
+    /// Makes the machine, has this process confined by `confine`, and starts the
+    /// machine on a thread of its own. This thread serves clients from here on.
     ///
     /// # Errors
     /// Why it cannot be made.
-    pub fn start(config: VmConfig) -> Result<Self, Refusal> {
+    pub fn start(
+        config: &VmConfig,
+        confine: impl FnOnce(&Machine) -> Result<Report, ConfinementError>,
+    ) -> Result<Self, Refusal> {
+        let machine = Machine::new(config, console())?;
+        let confinement = confine(&machine)?;
+        let (handle, published) = (machine.stop_handle(), machine.published().to_vec());
         let (ended, alive) = io::pipe()?;
-        let (made, wait) = mpsc::sync_channel(1);
+        let (go, wait) = mpsc::sync_channel(1);
         let run = move || {
             let _alive = alive;
-            let machine = match Machine::new(&config, console()) {
-                Ok(machine) => machine,
-                Err(e) => {
-                    // The other side waits for this.
-                    let _ = made.send(Err(e));
-                    return (Ok(Outcome::Stopped(None)), None);
+            match wait.recv() {
+                // Without stop signals, nothing asks it to end.
+                Ok(()) => {
+                    let (outcome, remains) = machine.run_to_end(Duration::ZERO);
+                    (outcome, Some(remains))
                 }
-            };
-            let _ = made.send(Ok((machine.stop_handle(), machine.published().to_vec())));
-            // Without stop signals, nothing asks it to end.
-            let (outcome, remains) = machine.run_to_end(Duration::ZERO);
-            (outcome, Some(remains))
+                Err(_) => (Ok(Outcome::Stopped(None)), None),
+            }
         };
         let thread = thread::Builder::new()
             .name("machine".to_owned())
             .spawn(run)?;
-        let (handle, published) = wait.recv()??;
+        // Not before that thread is there, which has a role of its own, and before
+        // the guest runs.
+        confinement::enter_control()?;
+        // It waits for this.
+        let _ = go.send(());
         Ok(Vm {
             handle,
             published,
+            confinement,
             thread,
             ended,
         })

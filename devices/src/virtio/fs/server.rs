@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use super::abi::{Args, Header, IN_HEADER, OUT_HEADER, Out, WRITE_IN, init_flag, opcode, set};
 use super::abi::{MAJOR, MIN_MINOR, MINOR};
+use super::owner::Owners;
 use super::share::{Root, Share};
 use super::tables::{Handles, Inode, Nodes};
 use crate::virtio::{Chain, GuestBuffer, Violation};
@@ -71,8 +72,10 @@ impl Server {
     }
 
     /// Looks at the root again, whose descriptor may be of another mount of the
-    /// same directory now. Before a guest knows anything.
+    /// same directory now, and at who this process is, which a user namespace
+    /// changes. Before a guest knows anything.
     pub fn look_again(&mut self) -> Result<(), Errno> {
+        self.share.owners = Owners::of_process();
         if let Root::Dir(inode) = &mut self.share.root {
             let fd = rustix::io::fcntl_dupfd_cloexec(&inode.fd, 0)?;
             *inode = Arc::new(Inode::new(fd)?.0);

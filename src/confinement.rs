@@ -1,0 +1,192 @@
+//! What drupe's processes that have a machine are confined to: which files, and
+//! which thread in which role. The layers are those of the crate `confine`.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::thread::{Builder, JoinHandle};
+
+use confine::{Confined, Entry, Job, Mode, Plan, Report, Role, Spawner};
+use devices::threads::{self, Threads};
+use thiserror::Error;
+use vmm::Machine;
+use vmm::config::{NetConfig, VmConfig};
+
+use crate::{logging, terminal};
+
+/// Where the host says who resolves names.
+const RESOLVERS: &str = "/etc/resolv.conf";
+
+static SPAWNER: OnceLock<Spawner> = OnceLock::new();
+
+/// Why a machine is not run.
+#[derive(Debug, Error)]
+pub enum ConfinementError {
+    /// A layer.
+    #[error(transparent)]
+    Confine(#[from] confine::Error),
+    /// A step of it.
+    #[error(transparent)]
+    Failed(#[from] confine::Failed),
+    /// The working directory.
+    #[error("the directory of the sandbox is out of reach: {0}")]
+    Directory(#[source] io::Error),
+    /// A share.
+    #[error("a share cannot be confined: {0}")]
+    Share(#[source] io::Error),
+}
+
+/// Confines this process, which has one thread, and a machine that does not run
+/// yet. `entries` are files that it needs beside those that the machine does.
+///
+/// # Errors
+/// What does not work; with [`Mode::Strict`], the first layer that is missing.
+pub fn enter(
+    mode: Mode,
+    config: &VmConfig,
+    machine: &Machine,
+    entries: Vec<Entry>,
+) -> Result<Report, ConfinementError> {
+    let mut plan = plan(config, entries);
+    plan.mode = mode;
+    plan.directories = machine.directories();
+    let Confined { report, spawner } = confine::enter(&plan)?;
+    if let Some(spawner) = spawner {
+        machine
+            .directories_replaced()
+            .map_err(ConfinementError::Share)?;
+        // There is one machine in a process.
+        let _ = SPAWNER.set(spawner);
+        threads::set(Box::new(InRoles));
+        for (layer, state) in report.layers() {
+            if let confine::State::Missing(why) = state {
+                log::info!("confinement: no {}: {why}", layer.name());
+            }
+        }
+    }
+    logging::start_thread_when_needed();
+    Ok(report)
+}
+
+/// Makes this thread one that serves clients, if the process is confined.
+///
+/// # Errors
+/// The kernel's.
+pub fn enter_control() -> Result<(), ConfinementError> {
+    match SPAWNER.get() {
+        Some(_) => Ok(confine::enter_role(Role::Control, "control")?),
+        None => Ok(()),
+    }
+}
+
+/// Starts the thread that writes messages.
+///
+/// # Errors
+/// When the host refuses a thread.
+pub fn spawn_log(stack: usize, write: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let name = "log".to_owned();
+    match SPAWNER.get() {
+        Some(spawner) => spawner.spawn(Role::Log, name, Some(stack), Box::new(write)),
+        None => Builder::new().name(name).stack_size(stack).spawn(write),
+    }
+    .map(drop)
+}
+
+/// What a machine goes on to need of the host once everything is open.
+fn plan(config: &VmConfig, entries: Vec<Entry>) -> Plan {
+    let mut plan = Plan {
+        entries,
+        owners: !config.shares.is_empty(),
+        cleanup: Some(terminal::restore),
+        ..Plan::default()
+    };
+    if let Some(vsock) = &config.vsock {
+        // Programs of the host make sockets there when they like.
+        let directory = directory_of(&vsock.path);
+        let real = |path: &Path| fs::canonicalize(path).ok();
+        let mut others = plan.entries.iter();
+        // A second mount of it could not be removed.
+        if !others.any(|entry| real(&entry.path) == real(&directory)) {
+            plan.entries.push(Entry::write(directory));
+        }
+    }
+    if !config.shares.is_empty() {
+        plan.late.push(Role::FileSystem);
+        // A file that was looked up is opened, and its attributes are changed, by
+        // its descriptor's name.
+        plan.entries.push(Entry::read("/proc/self/fd"));
+    }
+    if !config.disks.is_empty() {
+        plan.late.push(Role::Disk);
+    }
+    for net in &config.nets {
+        if let NetConfig::User(user) = net {
+            plan.late.push(Role::Network);
+            if user.user.dns.is_empty() {
+                resolvers(&mut plan);
+            }
+        }
+    }
+    plan
+}
+
+/// The directory of a file, as an absolute path.
+fn directory_of(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let directory = absolute.parent().unwrap_or(Path::new("/"));
+    directory.to_owned()
+}
+
+/// The host's list of resolvers. A program that keeps it writes another file when
+/// the host moves to another network, so its directory is taken along, unless
+/// that is the one that has everything.
+fn resolvers(plan: &mut Plan) {
+    let Ok(file) = fs::canonicalize(RESOLVERS) else {
+        return;
+    };
+    match file.parent() {
+        Some(directory) if directory != Path::new("/etc") => {
+            plan.entries.push(Entry::read(directory).if_there());
+            plan.links.push((RESOLVERS.into(), file));
+        }
+        _ => plan.entries.push(Entry::read(RESOLVERS).if_there()),
+    }
+}
+
+/// Threads of a machine, each in its role.
+struct InRoles;
+
+fn role(role: threads::Role) -> Role {
+    match role {
+        threads::Role::Vcpu => Role::Vcpu,
+        threads::Role::EventLoop => Role::EventLoop,
+        threads::Role::Disk => Role::Disk,
+        threads::Role::FileSystem => Role::FileSystem,
+        threads::Role::Network => Role::Network,
+        threads::Role::Console => Role::Console,
+    }
+}
+
+impl Threads for InRoles {
+    fn spawn(
+        &self,
+        role: threads::Role,
+        name: String,
+        stack: Option<usize>,
+        job: Job,
+    ) -> io::Result<JoinHandle<()>> {
+        let role = self::role(role);
+        match (role, SPAWNER.get()) {
+            // Those that start late, from a thread that may not.
+            (Role::Disk | Role::FileSystem | Role::Network, Some(spawner)) => {
+                spawner.spawn(role, name, stack, job)
+            }
+            _ => confine::spawn(role, name, stack, job),
+        }
+    }
+
+    fn enter(&self, role: threads::Role) -> io::Result<()> {
+        confine::enter_role(self::role(role), "event loop").map_err(io::Error::other)
+    }
+}
