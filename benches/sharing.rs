@@ -125,7 +125,7 @@ impl Bench {
             if let Some(kib) = line.strip_prefix("Pss:") {
                 let kib = kib.trim().trim_end_matches(" kB").parse::<u64>();
                 let part = match &mapping {
-                    name if name.contains("guest-memory") => &mut memory.guest,
+                    head if common::is_guest_memory(head) => &mut memory.guest,
                     name if name.contains("/layers/") => &mut memory.layers,
                     _ => &mut memory.other,
                 };

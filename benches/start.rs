@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 mod bare_metal;
 mod common;
 
-use common::verdict;
+use common::{is_guest_memory, verdict};
 
 const RUNS: usize = 60;
 const BUDGET_MS: f64 = 5.0;
@@ -90,7 +90,7 @@ fn resident_mib(pid: u32) -> io::Result<f64> {
             .next()
             .is_some_and(|word| word.contains('-'))
         {
-            guest = line.contains("guest-memory");
+            guest = is_guest_memory(line);
         } else if let Some(rest) = line.strip_prefix("Rss:").filter(|_| !guest) {
             let number = rest.trim().trim_end_matches(" kB");
             kib += number.parse::<f64>().unwrap_or(0.0);

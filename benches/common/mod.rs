@@ -72,6 +72,20 @@ pub fn disk_bytes(path: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
+/// True for the head of a mapping in `/proc/PID/smaps` that is a guest's memory:
+/// it says so, where the kernel keeps names for mappings; and nothing else of
+/// drupe's is as large and can be written to.
+pub fn is_guest_memory(head: &str) -> bool {
+    const AT_LEAST: u64 = 64 << 20;
+    let mut words = head.split(' ');
+    let range = words.next().and_then(|range| range.split_once('-'));
+    let [start, end] = range.map_or([0, 0], |(start, end)| {
+        [start, end].map(|text| u64::from_str_radix(text, 16).unwrap_or(0))
+    });
+    let writable = words.next().is_some_and(|flags| flags.starts_with("rw"));
+    head.contains("guest-memory") || writable && end - start >= AT_LEAST
+}
+
 /// Bytes as MiB.
 pub fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
