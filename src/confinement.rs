@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 use std::thread::{Builder, JoinHandle};
 
@@ -131,6 +131,20 @@ fn plan(config: &VmConfig, entries: Vec<Entry>) -> Plan {
     plan
 }
 
+/// The path of a file that is to be found again in an empty root: without `..`,
+/// which would lead through directories that are not there.
+pub fn plain(path: &Path) -> PathBuf {
+    if !path.components().any(|part| part == Component::ParentDir) {
+        return path.to_owned();
+    }
+    let directory = fs::canonicalize(directory_of(path));
+    match (directory, path.file_name()) {
+        (Ok(directory), Some(name)) => directory.join(name),
+        // What is wrong with it is told by who uses it.
+        _ => path.to_owned(),
+    }
+}
+
 /// The directory of a file, as an absolute path.
 fn directory_of(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -188,5 +202,21 @@ impl Threads for InRoles {
 
     fn enter(&self, role: threads::Role) -> io::Result<()> {
         confine::enter_role(self::role(role), "event loop").map_err(io::Error::other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_leads_through_no_directory_that_is_left_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("sub")).unwrap();
+        let real = fs::canonicalize(dir.path()).unwrap();
+        assert_eq!(plain(&dir.path().join("sub/../s")), real.join("s"));
+        for same in ["v.sock", "/a/b.sock", "/nonexistent/../v.sock"] {
+            assert_eq!(plain(Path::new(same)), Path::new(same));
+        }
     }
 }

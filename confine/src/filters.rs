@@ -100,6 +100,13 @@ const EVERY_THREAD: &[Allow] = &[
     always(SYS_restart_syscall),
     always(SYS_rt_sigprocmask),
     always(SYS_rt_sigreturn),
+    // The handlers of faults give way to what ends the process.
+    (SYS_rt_sigaction, When::Is(0, libc::SIGILL as u64)),
+    (SYS_rt_sigaction, When::Is(0, libc::SIGTRAP as u64)),
+    (SYS_rt_sigaction, When::Is(0, libc::SIGABRT as u64)),
+    (SYS_rt_sigaction, When::Is(0, libc::SIGBUS as u64)),
+    (SYS_rt_sigaction, When::Is(0, libc::SIGFPE as u64)),
+    (SYS_rt_sigaction, When::Is(0, libc::SIGSEGV as u64)),
     always(SYS_sigaltstack),
     always(SYS_getpid),
     always(SYS_gettid),

@@ -127,6 +127,14 @@ pub fn enter(plan: &Plan) -> Result<Vec<Part>, Failed> {
     let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let mut parts = Vec::new();
     for entry in &plan.entries {
+        // Before anything is mounted.
+        if below(&entry.path).map_or(true, |path| path.as_os_str().is_empty()) {
+            let why = format!(
+                "{} is the host's root, or has '..' in it: give a directory of its own",
+                entry.path.display()
+            );
+            return Err(Failed::new("take a file along", why));
+        }
         let fd = match entry.inner {
             // A mount could not be moved or removed.
             true => openat(

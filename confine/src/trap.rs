@@ -5,8 +5,9 @@
 //! signal blocked, as it is in its own handler, the kernel ends the process. So
 //! whoever has taken a thread over can at most skip the line: a blocked or
 //! ignored `SIGSYS` of a filter ends the process at once, and no role may
-//! change handlers that matter here, as `rt_sigaction` is not theirs. (The monitor's control
-//! threads may, and gain nothing: the call is not made in any case.)
+//! change handlers that matter here: `rt_sigaction` is theirs for faults alone.
+//! (The monitor's control threads may, and gain nothing: the call is not made in
+//! any case.)
 
 use std::ffi::{c_int, c_void};
 use std::ptr;

@@ -40,6 +40,9 @@ struct Details(String);
 pub fn run(args: &BootArgs) -> Result<Exit, Failure> {
     let mut config = cli::config(args)?;
     kernels::resolve(&mut config)?;
+    if let Some(vsock) = &mut config.vsock {
+        vsock.path = confinement::plain(&vsock.path);
+    }
     let interactive = config.console == Console::On;
     let io = match interactive {
         true => console().map_err(|e| Failure::runtime(ConsoleError(e)))?,
