@@ -154,9 +154,26 @@ pub fn file(directory: &Path, modules: &[Module]) -> io::Result<(File, PathBuf)>
     in_memory(modules)
 }
 
+/// Bytes of an archive without modules.
+fn size() -> u64 {
+    const HEADER: usize = 6 + 13 * 8;
+    let entry = |name: &str, data: usize| {
+        (HEADER + name.len() + 1).next_multiple_of(4) + data.next_multiple_of(4)
+    };
+    let entries = [
+        entry("dev", 0),
+        entry("dev/console", 0),
+        entry("init", AGENT_SIZE),
+        entry("TRAILER!!!", 0),
+    ];
+    entries.iter().sum::<usize>() as u64
+}
+
 fn kept(directory: &Path) -> io::Result<File> {
     let path = directory.join(AGENT_ID);
-    if let Ok(file) = File::open(&path) {
+    if let Ok(file) = File::open(&path)
+        && file.metadata()?.len() == size()
+    {
         return Ok(file);
     }
     fs::create_dir_all(directory)?;
@@ -345,7 +362,7 @@ mod tests {
 
     #[test]
     fn it_is_kept_for_the_next_time() {
-        use std::os::unix::fs::MetadataExt;
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("initramfs");
         let inode = |file: &File| file.metadata().unwrap().ino();
@@ -359,6 +376,17 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), build(&[]).unwrap());
         assert_ne!(inode(&first), inode(&third));
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+        // One that was cut off is made again.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let kept = dir.join(AGENT_ID);
+        File::options()
+            .write(true)
+            .open(&kept)
+            .unwrap()
+            .set_len(1000)
+            .unwrap();
+        let (_file, path) = file(&dir, &[]).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), build(&[]).unwrap());
         // With modules it is another one each time, and nothing is kept.
         let (_file, path) = file(&dir, &[module("a.ko")]).unwrap();
         assert_eq!(fs::read(&path).unwrap(), build(&[module("a.ko")]).unwrap());
