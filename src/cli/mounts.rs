@@ -171,10 +171,10 @@ impl FromStr for TmpfsFlag {
                 Some(("mode", value)) => mode = Some(octal(value)?),
                 None if option == "ro" => read_only = true,
                 // As every tmpfs of a sandbox is.
-                None if ["rw", "nosuid", "nodev"].contains(&option) => {}
+                None if ["rw", "nosuid", "nodev", "noexec"].contains(&option) => {}
                 _ => {
                     return Err(format!(
-                        "'{option}' is no option of a tmpfs: it takes size=SIZE, mode=MODE, ro, rw, nosuid, nodev"
+                        "'{option}' is no option of a tmpfs: it takes size=SIZE, mode=MODE, ro, rw, nosuid, nodev, noexec"
                     ));
                 }
             }
@@ -359,7 +359,7 @@ mod tests {
                 mode: None
             }
         );
-        let sized = parse("/run:rw,nosuid,size=64k,mode=755").unwrap();
+        let sized = parse("/run:rw,nosuid,noexec,size=64k,mode=755").unwrap();
         let expected = SourceFlag::Tmpfs {
             size: Some(ByteSize(64 << 10)),
             mode: Some(0o755),
