@@ -59,7 +59,7 @@ impl fmt::Display for Outcome {
             Outcome::TripleFault(r) => write!(f, "the guest's CPU shut down (triple fault): {r}"),
             Outcome::InternalError(r) => write!(f, "KVM cannot run the guest any further: {r}"),
             Outcome::Stopped(Some(signal)) => write!(f, "stopped by signal {signal}"),
-            Outcome::Stopped(None) => f.write_str("stopped from the console"),
+            Outcome::Stopped(None) => f.write_str("stopped by force"),
         }
     }
 }
