@@ -482,7 +482,10 @@ fn create_vm_meanwhile<T>(
     work: impl FnOnce() -> Result<T, Error>,
 ) -> Result<(VmFd, T), Error> {
     thread::scope(|scope| {
-        let thread = helper("create-vm")
+        let thread = thread::Builder::new()
+            .name("create-vm".to_owned())
+            // For a few system calls.
+            .stack_size(64 << 10)
             .spawn_scoped(scope, || create_vm(kvm))
             .map_err(Error::host("start a thread"))?;
         // What is wrong with the kernel's file comes first.
@@ -493,13 +496,6 @@ fn create_vm_meanwhile<T>(
         })?;
         Ok((vm?, done))
     })
-}
-
-/// A thread for a few system calls.
-fn helper(name: &str) -> thread::Builder {
-    thread::Builder::new()
-        .name(name.to_owned())
-        .stack_size(64 << 10)
 }
 
 fn create_vm(kvm: &Kvm) -> Result<VmFd, Error> {
