@@ -2,7 +2,7 @@
 # the KVM lab. `make help` lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fuzz deps lab kernel rootfs
+.PHONY: help demo test bench fuzz supply sbom release reproducible deps lab kernel rootfs
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -18,6 +18,19 @@ bench: deps ## measure the start, the boot against QEMU's, and the size
 
 fuzz: deps ## fuzz each target for a minute
 	@tools/fuzz 60
+
+supply: ## check licences, versions, sources and yanked packages of what drupe needs
+	@tools/supply --refresh
+
+sbom: ## write the software bill of materials: target/drupe.cdx.json
+	@mkdir -p target
+	@tools/sbom target/drupe.cdx.json
+
+release: deps ## build the program as it is given to others, in target/dist
+	@tools/release
+
+reproducible: deps ## build the release twice in different places, and compare
+	@tools/reproducible
 
 deps: ## install the Debian packages that the other targets need
 	@tools/deps

@@ -79,6 +79,12 @@ fn build(target: &Path) -> Result<PathBuf, Box<dyn Error>> {
         .args(["--target", TARGET, "--locked", "--quiet"])
         .arg("--target-dir")
         .arg(target);
+    // Names of directories in messages are changed as drupe's are.
+    let outer = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    let names = outer
+        .split('\u{1f}')
+        .filter(|flag| flag.starts_with("--remap-path-prefix="));
+    let flags: Vec<&str> = RUSTFLAGS.into_iter().chain(names).collect();
     // What was set for drupe is not meant for the agent: cargo's own variables,
     // clippy in the compiler's place, flags of coverage or sanitizers.
     for (name, _) in env::vars_os() {
@@ -96,7 +102,7 @@ fn build(target: &Path) -> Result<PathBuf, Box<dyn Error>> {
     if let Some(flags) = env::var_os("CARGO_MAKEFLAGS") {
         cargo.env("MAKEFLAGS", flags);
     }
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\u{1f}"));
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     let status = cargo.status()?;
     if !status.success() {
         return Err(format!("the agent does not build: {cargo:?}: {status}").into());
