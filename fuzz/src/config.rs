@@ -8,6 +8,7 @@ use devices::virtio::net::MacAddr;
 use devices::virtio::vsock::VsockSpec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use usernet::policy::{Destination, Policy, Protocol};
 use vmm::config::{ByteSize, NetConfig, VmConfig};
 
 /// What was understood comes back from JSON as it was.
@@ -49,6 +50,15 @@ pub fn config(data: &[u8]) {
         2 => spec(text, |s: &VsockSpec| s.validate().is_ok()),
         3 => spec(text, |m: &MacAddr| m.to_string().parse() == Ok(*m)),
         4 => spec(text, |s: &ByteSize| s.to_string().parse() == Ok(*s)),
+        5 => spec(text, |p: &Policy| {
+            let anywhere = Destination {
+                protocol: Protocol::Tcp,
+                addr: [1, 2, 3, 4].into(),
+                port: Some(443),
+            };
+            let _ = p.decide(anywhere, |_, pattern| pattern.to_string() == "example.org");
+            p.to_string().parse().as_ref() == Ok(p) && p.validate().is_ok()
+        }),
         _ => {
             if let Ok(config) = serde_json::from_str::<VmConfig>(text) {
                 round_trip(&config);

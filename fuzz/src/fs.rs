@@ -1,59 +1,25 @@
 //! The file system device, over a directory that is made anew for each run.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use devices::testing::{Desc, Driver};
 use devices::virtio::fs::{Fs, FsSpec};
 
 use crate::Input;
+use crate::dir::Dir;
 use crate::interpreter::{self, Guest, Subject, address};
 
-const SECRET: &[u8] = b"secret";
 const TEXT: &[u8] = b"text";
 
-/// A share with something beside it; gone when dropped.
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new() -> Self {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("drupe-fuzz-{}-{n}", std::process::id());
-        // In memory where there is such a place.
-        let memory = Path::new("/dev/shm");
-        let place = match memory.is_dir() {
-            true => memory.to_owned(),
-            false => std::env::temp_dir(),
-        };
-        let dir = Dir(place.join(name));
-        let share = dir.share();
-        fs::create_dir_all(share.join("sub")).expect("a directory");
-        fs::write(dir.0.join("secret"), SECRET).expect("a file");
-        fs::write(share.join("a"), TEXT).expect("a file");
-        fs::write(share.join("sub/b"), TEXT).expect("a file");
-        std::os::unix::fs::symlink("../secret", share.join("link")).expect("a link");
-        dir
-    }
-
-    fn share(&self) -> PathBuf {
-        self.0.join("share")
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        // The guest may have taken the permission to search a directory away.
-        let removed = fs::remove_dir_all(&self.0);
-        if removed.is_err() {
-            let _ = std::process::Command::new("chmod")
-                .args(["-R", "u+rwx"])
-                .arg(&self.0)
-                .status();
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
+/// A share of the inner directory.
+fn share() -> Dir {
+    let dir = Dir::new();
+    let share = dir.inner();
+    fs::create_dir_all(share.join("sub")).expect("a directory");
+    fs::write(share.join("a"), TEXT).expect("a file");
+    fs::write(share.join("sub/b"), TEXT).expect("a file");
+    std::os::unix::fs::symlink("../secret", share.join("link")).expect("a link");
+    dir
 }
 
 struct Bed {
@@ -117,11 +83,8 @@ impl Subject for Bed {
             assert_eq!(len, expect);
             assert_eq!(self.driver.get(0x2004, 4), [0; 4]);
         }
-        let outside = fs::read_dir(&self.dir.0).expect("a directory").count();
-        assert_eq!(outside, 2);
-        let secret = fs::read(self.dir.0.join("secret")).expect("a file");
-        assert_eq!(secret, SECRET);
-        let share = self.dir.share();
+        self.dir.check();
+        let share = self.dir.inner();
         if self.readonly || self.single {
             let mut names: Vec<_> = fs::read_dir(&share)
                 .expect("a directory")
@@ -179,11 +142,11 @@ fn part(input: &mut Input, args: &mut Vec<u8>) {
 pub fn fs(data: &[u8]) {
     let mut input = Input::new(data);
     let how = input.u8();
-    let dir = Dir::new();
+    let dir = share();
     let (readonly, single) = (how & 3 == 1, how & 12 == 4);
     let path = match single {
-        true => dir.share().join("a"),
-        false => dir.share(),
+        true => dir.inner().join("a"),
+        false => dir.inner(),
     };
     let mut spec = FsSpec::new(path, "t");
     spec.readonly = readonly;

@@ -14,6 +14,8 @@ mod compress;
 mod digest;
 mod erofs;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod import;
 mod layer;
 mod oci;

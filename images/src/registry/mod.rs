@@ -17,6 +17,8 @@ use crate::oci::{self, Descriptor, Index, MAX_DOCUMENT, MAX_LAYERS, Manifest};
 use crate::progress::{Event, Progress};
 use crate::store::{Job, NewImage, parse_config};
 use crate::{Digest, Error, Platform, Reference, Store};
+#[cfg(feature = "fuzzing")]
+pub(crate) use auth::challenge;
 use client::Client;
 use download::Download;
 

@@ -5,6 +5,8 @@
 //! cargo run --manifest-path fuzz/Cargo.toml --example seeds
 //! ```
 
+mod files;
+
 use std::path::Path;
 
 use drupe_fuzz::op::{
@@ -31,9 +33,15 @@ fn main() -> std::io::Result<()> {
         loader(),
         config(),
         usernet(),
+        files::layer(),
+        files::unpack(),
+        files::oci(),
+        files::agent(),
+        files::platform(),
     ];
     let names = [
-        "rng", "blk", "net", "vsock", "fs", "loader", "config", "usernet",
+        "rng", "blk", "net", "vsock", "fs", "loader", "config", "usernet", "layer", "unpack",
+        "oci", "agent", "platform",
     ];
     for (target, seeds) in names.iter().zip(seeds) {
         let dir = root.join(target);
@@ -371,8 +379,12 @@ fn config() -> Seeds {
         ("vsock", with(2, "/run/a.sock,cid=52")),
         ("mac", with(3, "52:54:00:12:34:56")),
         ("size", with(4, "512MiB")),
-        ("json", with(5, json)),
-        ("json-short", with(5, r#"{"kernel":"k","memory":1048576}"#)),
+        (
+            "policy",
+            with(5, "deny:[fd00::/8],allow:*.a.b:80+8000-8080/tcp,deny"),
+        ),
+        ("json", with(7, json)),
+        ("json-short", with(7, r#"{"kernel":"k","memory":1048576}"#)),
     ]
 }
 
