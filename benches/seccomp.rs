@@ -1,0 +1,201 @@
+//! What system call filters cost a disk and a card: the devices themselves, their
+//! real back ends, and a driver that is part of the same thread, with and without
+//! the filters that the thread has in a machine. Neither guest nor wake-ups are in
+//! it, so that a real request takes longer and its filters' share is smaller.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use confine::Role;
+use devices::testing::{Desc, Driver};
+use devices::virtio::blk::{Blk, DiskSpec, request_type};
+use devices::virtio::net::{Net, NetSpec};
+use rustix::time::{ClockId, clock_gettime};
+
+mod common;
+use common::{median, verdict};
+
+/// What seccomp may add to a benchmark.
+const BUDGET: f64 = 1.03;
+/// Pairs of runs, one with and one without, turn by turn.
+const PAIRS: usize = 21;
+const REQUESTS: usize = 40_000;
+/// Requests for each kick, as many as fit into the fake driver's ring.
+const BATCH: usize = 4;
+const DISK: u64 = 64 << 20;
+const PACKET: usize = 1458;
+const TAP: &str = "bench0";
+
+fn main() -> io::Result<()> {
+    let dir = Path::new("/dev/shm").join(format!("drupe-bench-{}", std::process::id()));
+    fs::create_dir(&dir)?;
+    let result = run(&dir);
+    fs::remove_dir_all(&dir)?;
+    result
+}
+
+fn run(dir: &Path) -> io::Result<()> {
+    let disk = dir.join("disk");
+    let mut file = File::create(&disk)?;
+    (0..DISK >> 20).try_for_each(|n| file.write_all(&[n as u8; 1 << 20]))?;
+    // As in a machine: a disk's worker is born in the spawner, whose filter it
+    // keeps; the event loop is not.
+    let worker: &[Role] = &[Role::Spawner, Role::Disk];
+    compare("disk, 4 KiB reads", worker, || reads(&disk))?;
+    compare("disk, 4 KiB writes", worker, || writes(&disk))?;
+    // The tap goes with the network namespace that tools/bench makes.
+    if env::var_os("DRUPE_BENCH_NET").is_some() {
+        let ip = |args: &str| common::output(Command::new("ip").args(args.split(' ')));
+        ip(&format!("tuntap add {TAP} mode tap vnet_hdr"))?;
+        ip(&format!("link set {TAP} up"))?;
+        compare("network, packets sent", &[Role::EventLoop], packets)?;
+    } else {
+        println!("seccomp: network: left out: DRUPE_BENCH_NET is not set, see tools/bench");
+    }
+    Ok(())
+}
+
+/// A device with its driver, and what one turn is.
+struct Turn {
+    driver: Driver,
+    turn: fn(&mut Driver, usize),
+}
+
+fn compare(
+    what: &str,
+    roles: &'static [Role],
+    make: impl Fn() -> io::Result<Turn> + Sync,
+) -> io::Result<()> {
+    let (mut off, mut on, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for pair in 0..=PAIRS {
+        // The second of two is in no better place than the first.
+        let mut figures = [0.0; 2];
+        for n in [pair & 1, 1 - (pair & 1)] {
+            figures[n] = measure(if n == 1 { roles } else { &[] }, &make)?;
+        }
+        if pair > 0 {
+            off.push(figures[0]);
+            on.push(figures[1]);
+            ratios.push(figures[1] / figures[0]);
+        }
+    }
+    // The middle of the pairs' ratios: what else the machine does hits both.
+    let ratio = median(&mut ratios);
+    println!(
+        "seccomp: {what}: {:.0} ns each without, {:.0} ns with, ratio {ratio:.3} (n={PAIRS}, {:.3} to {:.3}), budget {BUDGET}: {}",
+        median(&mut off),
+        median(&mut on),
+        ratios[PAIRS / 4],
+        ratios[PAIRS - 1 - PAIRS / 4],
+        verdict(ratio <= BUDGET)
+    );
+    Ok(())
+}
+
+/// CPU time of a request in ns, in a thread of its own under these roles' filters.
+fn measure(roles: &[Role], make: &(impl Fn() -> io::Result<Turn> + Sync)) -> io::Result<f64> {
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| -> io::Result<f64> {
+            let mut device = make()?;
+            for role in roles {
+                confine::enter_role(*role, "bench").map_err(io::Error::other)?;
+            }
+            let mut run = |requests: usize| {
+                let before = cpu_ns();
+                for n in 0..requests / BATCH {
+                    (device.turn)(&mut device.driver, n);
+                }
+                (cpu_ns() - before) / requests as f64
+            };
+            // Caches and page tables.
+            run(REQUESTS / 10);
+            Ok(run(REQUESTS))
+        });
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
+    })
+}
+
+fn cpu_ns() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
+}
+
+fn disk(path: &Path, turn: fn(&mut Driver, usize)) -> io::Result<Turn> {
+    let mut blk = Blk::open(&DiskSpec::new(path), 0).map_err(io::Error::other)?;
+    blk.serve_on_event_loop();
+    start(Driver::new(blk), turn)
+}
+
+fn start(mut driver: Driver, turn: fn(&mut Driver, usize)) -> io::Result<Turn> {
+    match driver.start(0) {
+        true => Ok(Turn { driver, turn }),
+        false => Err(io::Error::other("the device does not start")),
+    }
+}
+
+fn reads(path: &Path) -> io::Result<Turn> {
+    disk(path, |driver, n| requests(driver, n, request_type::IN))
+}
+
+fn writes(path: &Path) -> io::Result<Turn> {
+    disk(path, |driver, n| requests(driver, n, request_type::OUT))
+}
+
+/// Requests all over the disk.
+fn requests(driver: &mut Driver, n: usize, kind: u32) {
+    for slot in 0..BATCH {
+        let at = 0x1_0000 * slot as u64;
+        let page = ((n * BATCH + slot) as u64).wrapping_mul(0x9e37_79b9) % (DISK / 4096);
+        let mut header = u64::from(kind).to_le_bytes().to_vec();
+        header.extend((page * 8).to_le_bytes());
+        driver.put(at, &header);
+        let data = Desc {
+            addr: at + 0x1000,
+            len: 4096,
+            write: kind == request_type::IN,
+        };
+        driver.offer(
+            0,
+            &[Desc::readable(at, 16), data, Desc::writable(at + 0x100, 1)],
+        );
+    }
+    driver.kick(0);
+    for slot in 0..BATCH {
+        assert!(driver.used(0).is_some(), "a request was not served");
+        assert_eq!(driver.get(0x1_0000 * slot as u64 + 0x100, 1), [0]);
+    }
+}
+
+fn packets() -> io::Result<Turn> {
+    let net = Net::open(&NetSpec::new(TAP), 0).map_err(io::Error::other)?;
+    let turn = start(Driver::new(net), |driver, _| {
+        for slot in 0..BATCH {
+            driver.offer(
+                1,
+                &[Desc::readable(0x1_0000 * slot as u64, 12 + PACKET as u32)],
+            );
+        }
+        driver.kick(1);
+        for _ in 0..BATCH {
+            assert!(driver.used(1).is_some(), "a packet was not sent");
+        }
+    })?;
+    for slot in 0..BATCH {
+        // To nobody's address: the host's kernel takes it, and drops it there.
+        let frame = [
+            &[0; 12][..],
+            &[2, 0, 0, 0, 0, 9],
+            &[2, 0, 0, 0, 0, 1],
+            &[0x88, 0xb5],
+        ]
+        .concat();
+        turn.driver.put(0x1_0000 * slot as u64, &frame);
+    }
+    Ok(turn)
+}
