@@ -1,6 +1,7 @@
 //! A limit on messages that a guest can cause, so that it cannot fill a disk or
 //! a terminal with them.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -54,6 +55,34 @@ impl Default for RateLog {
     }
 }
 
+/// How long the same failure is not told again.
+const REPEAT: Duration = Duration::from_secs(60);
+/// Kinds of failure of one thing: there are not that many error numbers.
+const MAX_KINDS: usize = 256;
+
+/// Says whether a failure may be told now: one that is new at once, the same one
+/// once a minute. One for each thing that can fail, so that what one says hides
+/// nothing of another.
+#[derive(Debug, Default)]
+pub struct FailureLog(Mutex<BTreeMap<(&'static str, i32), Instant>>);
+
+impl FailureLog {
+    /// Whether to tell that `what` failed with this error number.
+    pub fn allow(&self, what: &'static str, error: i32) -> bool {
+        self.allow_at(what, error, Instant::now())
+    }
+
+    fn allow_at(&self, what: &'static str, error: i32, now: Instant) -> bool {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = |at: &Instant| now.saturating_duration_since(*at) < REPEAT;
+        if told.get(&(what, error)).is_some_and(recent) || told.len() >= MAX_KINDS {
+            return false;
+        }
+        told.insert((what, error), now);
+        true
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,5 +100,19 @@ mod tests {
             (0..100).filter(|_| log.allow_at(later)).count() as u32,
             BURST
         );
+    }
+
+    #[test]
+    fn a_failure_is_told_once_a_minute_and_a_new_one_at_once() {
+        let log = FailureLog::default();
+        let start = Instant::now();
+        assert!(log.allow_at("write", libc::ENOSPC, start));
+        for _ in 0..1000 {
+            assert!(!log.allow_at("write", libc::ENOSPC, start));
+        }
+        assert!(log.allow_at("write", libc::EIO, start));
+        assert!(log.allow_at("read", libc::EIO, start));
+        assert!(log.allow_at("write", libc::ENOSPC, start + REPEAT));
+        assert!(!log.allow_at("write", libc::ENOSPC, start + REPEAT));
     }
 }

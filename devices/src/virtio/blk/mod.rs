@@ -38,6 +38,7 @@ pub use request::{Status, request_type};
 pub use spec::{DiskSpec, MAX_QUEUES, SERIAL_SIZE};
 
 use super::stop::Stop;
+use crate::rate_log::FailureLog;
 use request::Requests;
 use worker::Workers;
 
@@ -72,6 +73,7 @@ pub struct Blk {
     config: BlkConfig,
     queue_sizes: Vec<u16>,
     workers: Option<Workers>,
+    failures: Arc<FailureLog>,
     /// Kicks come by the event loop and are served there.
     #[cfg(any(test, feature = "testing"))]
     without_threads: bool,
@@ -129,6 +131,7 @@ impl Blk {
             backend,
             queue_sizes: vec![QUEUE_SIZE; queues.into()],
             workers: None,
+            failures: Arc::default(),
             #[cfg(any(test, feature = "testing"))]
             without_threads: false,
         }
@@ -154,6 +157,7 @@ impl Blk {
             features: activation.features,
             readonly: self.readonly,
             stop: Arc::new(Stop::new()?),
+            failures: self.failures.clone(),
         };
         #[cfg(any(test, feature = "testing"))]
         if self.without_threads {

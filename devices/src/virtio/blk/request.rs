@@ -9,7 +9,7 @@ use super::config::{
 };
 use super::spec::SERIAL_SIZE;
 use super::{SECTOR_SIZE, config};
-use crate::rate_log::RateLog;
+use crate::rate_log::FailureLog;
 use crate::virtio::stop::Stop;
 use crate::virtio::{Chain, GuestBuffer, Violation};
 
@@ -88,6 +88,8 @@ pub(super) struct Requests {
     pub readonly: bool,
     /// Raised to drop requests.
     pub stop: Arc<Stop>,
+    /// What has been told. The disk's, so that a reset does not begin it anew.
+    pub failures: Arc<FailureLog>,
 }
 
 /// A range of a discard or of zeroes, checked.
@@ -287,15 +289,14 @@ impl Requests {
     }
 
     fn log(&self, kind: u32, sector: u64, e: &io::Error) {
-        static LOG: RateLog = RateLog::new();
-        if LOG.allow() {
-            let what = match kind {
-                request_type::IN => "read",
-                request_type::OUT => "write",
-                request_type::FLUSH => "flush",
-                request_type::DISCARD => "discard",
-                _ => "write of zeroes",
-            };
+        let what = match kind {
+            request_type::IN => "read",
+            request_type::OUT => "write",
+            request_type::FLUSH => "flush",
+            request_type::DISCARD => "discard",
+            _ => "write of zeroes",
+        };
+        if self.failures.allow(what, e.raw_os_error().unwrap_or(0)) {
             log::warn!("{}: {what} at sector {sector} failed: {e}", self.name);
         }
     }
