@@ -62,9 +62,14 @@ impl Agent {
         // A byte at a time: what follows the line is the agent's.
         while answer.last() != Some(&b'\n') {
             let mut byte = [0];
-            if answer.len() == MAX_ANSWER || stream.read(&mut byte)? == 0 {
+            if answer.len() == MAX_ANSWER {
                 return Err(io::ErrorKind::ConnectionRefused.into());
             }
+            // Goes on when a signal interrupts it.
+            stream.read_exact(&mut byte).map_err(|e| match e.kind() {
+                io::ErrorKind::UnexpectedEof => io::ErrorKind::ConnectionRefused.into(),
+                _ => e,
+            })?;
             answer.extend(byte);
         }
         match answer.starts_with(b"OK ") {

@@ -296,6 +296,7 @@ fn write_all(stream: &mut TcpStream, out: &[u8], sent: &mut usize) -> bool {
     while *sent < out.len() {
         match stream.write(out.get(*sent..).unwrap_or_default()) {
             Ok(n) => *sent += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
             Err(_) => return false,
         }
@@ -308,6 +309,7 @@ fn read_message(stream: &mut TcpStream, come: &mut Vec<u8>, buffer: &mut [u8]) -
     while come.len() < MAX_MESSAGE + 2 {
         match stream.read(buffer) {
             Ok(n) if n > 0 => come.extend_from_slice(buffer.get(..n).unwrap_or_default()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             _ => break,
         }
     }
@@ -320,7 +322,11 @@ fn read_message(stream: &mut TcpStream, come: &mut Vec<u8>, buffer: &mut [u8]) -
 fn come_to_end(stream: &mut TcpStream) -> bool {
     match stream.peek(&mut [0]) {
         Ok(n) => n == 0,
-        Err(e) => e.kind() != io::ErrorKind::WouldBlock,
+        // An interruption says nothing; it is asked again.
+        Err(e) => !matches!(
+            e.kind(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+        ),
     }
 }
 
