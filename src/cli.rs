@@ -25,6 +25,7 @@ pub use images::{
     PullArgs, RmiArgs, TagArgs,
 };
 
+pub mod limits;
 mod mounts;
 mod network;
 mod ports;
@@ -111,6 +112,8 @@ pub enum Command {
     Port(sandbox::PortArgs),
     /// Give a sandbox another name
     Rename(sandbox::RenameArgs),
+    /// Change what sandboxes may use, also while they run
+    Update(Box<sandbox::UpdateArgs>),
     /// Print what happens to sandboxes
     Events(sandbox::EventsArgs),
     /// Make, list and remove volumes
@@ -156,12 +159,14 @@ pub struct BootArgs {
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
     /// Disk, /dev/vda first: a raw image or a block device; can be given again.
-    /// Options: readonly, queues=N, id=TEXT
+    /// Options: readonly, queues=N, id=TEXT; bw=LIMIT, iops=LIMIT with limits as
+    /// 50M, 5M/100ms or 50M+1G (burst)
     #[arg(long, value_name = "PATH[,readonly]")]
     pub disk: Vec<DiskSpec>,
     /// Network interface: on a TAP that exists, or by ordinary sockets of this
-    /// process; can be given again. Options: mac=MAC, mtu=N; of 'user' also
-    /// publish=HOST:GUEST, policy=RULES, host-loopback and more
+    /// process; can be given again. Options: mac=MAC, mtu=N, rx-bw=LIMIT, rx-pps=,
+    /// tx-bw=, tx-pps=; of 'user' also publish=HOST:GUEST, policy=RULES,
+    /// host-loopback and more
     #[arg(long, value_name = "user|tap=NAME[,mac=MAC]")]
     pub net: Vec<NetConfig>,
     /// Directory or file of the host for the guest, which mounts it by

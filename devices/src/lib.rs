@@ -12,8 +12,10 @@
 
 pub mod bus;
 pub mod power;
+pub mod rate_limit;
 pub mod rate_log;
 pub mod serial;
+pub mod size;
 pub mod spec;
 pub mod sys_io;
 pub mod threads;

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 use libc::{c_int, iovec, off_t};
 
@@ -232,13 +233,32 @@ pub fn discard_blocks(file: &File, offset: u64, len: u64) -> io::Result<()> {
 /// # Errors
 /// The kernel's.
 pub fn wait_readable<const N: usize>(fds: [RawFd; N]) -> io::Result<[bool; N]> {
+    wait_readable_for(fds, None)
+}
+
+/// As [`wait_readable`], but no longer than `time`, if one is given; after an
+/// interruption it begins again.
+///
+/// # Errors
+/// The kernel's.
+pub fn wait_readable_for<const N: usize>(
+    fds: [RawFd; N],
+    time: Option<Duration>,
+) -> io::Result<[bool; N]> {
+    let time = time.map(|time| libc::timespec {
+        tv_sec: time.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    });
+    let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     let mut polled = fds.map(|fd| libc::pollfd {
         fd,
         events: libc::POLLIN,
         revents: 0,
     });
-    // SAFETY: the pointer and the length are those of a live, writable array.
-    retry(|| unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, -1) })?;
+    let count = N as libc::nfds_t;
+    // SAFETY: the pointer and the length are those of a live, writable array; the
+    // time lives as long, or is none; the signal mask stays as it is.
+    retry(|| unsafe { libc::ppoll(polled.as_mut_ptr(), count, time, std::ptr::null()) })?;
     Ok(polled.map(|p| p.revents != 0))
 }
 

@@ -234,7 +234,7 @@ pub fn net(data: &[u8]) {
         has_offloads: how & 1 == 0,
     };
     let mac = MacAddr::derived("fuzz", 0);
-    let net = Arc::new(Mutex::new(Net::new(backend.clone(), mac, 1500)));
+    let net = Arc::new(Mutex::new(Net::new(backend.clone(), mac, 1500).unwrap()));
     let mut bed = Bed {
         driver: Driver::shared(net.clone()),
         net,

@@ -179,6 +179,9 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "NAME=VALUE", help_heading = "Machine")]
     pub sysctl: Vec<Pair>,
 
+    #[command(flatten)]
+    pub limits: super::limits::LimitArgs,
+
     /// Mount a volume, or a file or a directory of the host. Options: ro, nocopy
     #[arg(
         short,

@@ -363,6 +363,22 @@ pub struct RenameArgs {
     pub name: String,
 }
 
+// `drupe update`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  drupe update --disk-bps 20M --disk-iops none web
+  drupe update --network-tx-bps 1M+10M web
+
+What is not said stays as it is. It holds at once, and at the next start. A
+machine's CPUs, memory and disks are what it was made with.")]
+pub struct UpdateArgs {
+    #[command(flatten)]
+    pub limits: super::limits::LimitArgs,
+    /// Names or identifiers
+    #[arg(value_name = "SANDBOX", required = true)]
+    pub sandboxes: Vec<String>,
+}
+
 // `drupe events`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use devices::virtio::DeviceLimits;
 use images::{ContainerConfig, Image};
 use protocol::Rlimit;
 use vmm::config::VmConfig;
@@ -55,7 +56,7 @@ pub fn spec(
     let (name, command) = args.image.split_first().ok_or_else(no_image)?;
     let hostname = args.hostname.clone();
     let hostname = hostname.unwrap_or_else(|| around.id.short().to_owned());
-    let spec = Spec {
+    let mut spec = Spec {
         version: spec::VERSION,
         name: String::new(),
         created: Time::now(),
@@ -87,7 +88,9 @@ pub fn spec(
         },
         auto_remove: args.rm,
         confine: args.confine,
+        limits: DeviceLimits::default(),
     };
+    args.limits.apply(&mut spec);
     Ok(spec)
 }
 

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 
+use devices::virtio::DeviceLimits;
 use protocol::{Exit, Failure, Frame, FrameError, FrameKind, Reply, WindowSize};
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,8 @@ pub enum Request {
     Detach,
     /// Send the process a signal. Answer: `Done`.
     Signal(i32),
+    /// Limit the machine's devices. Answer: `Done`.
+    Limit(DeviceLimits),
     /// Tell the process the size of its window. Answer: `Done`.
     Resize(WindowSize),
     /// Ask the process to end, and end it when it has not within these seconds;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use devices::virtio::DeviceLimits;
 use protocol::{Exit, Failure, Reply, WindowSize};
 use rustix::process::{Pid, Signal};
 
@@ -205,6 +206,28 @@ pub fn signal(sandbox: &Sandbox, signal: i32) -> Result<(), SandboxError> {
     if let Ok(spec) = sandbox.spec() {
         events::sandbox(sandbox, &spec, "kill", &[("signal", signal.to_string())]);
     }
+    Ok(())
+}
+
+/// Changes what a sandbox may use: now, if it runs, and at its next start.
+///
+/// # Errors
+/// When its monitor does not answer, or the file's.
+pub fn update(sandbox: &Sandbox, change: impl FnOnce(&mut Spec)) -> Result<(), SandboxError> {
+    let _changes = sandbox.lock_changes()?;
+    let mut spec = sandbox.spec()?;
+    change(&mut spec);
+    // Those that there were and are no more have to be lifted as well.
+    let limits = DeviceLimits {
+        disk: Some(spec.limits.disk.unwrap_or_default()),
+        net: Some(spec.limits.net.unwrap_or_default()),
+    };
+    match ask(sandbox, &Request::Limit(limits)) {
+        Ok(()) | Err(SandboxError::NotRunning(_)) => {}
+        Err(e) => return Err(e),
+    }
+    sandbox.write_spec(&spec)?;
+    events::sandbox(sandbox, &spec, "update", &[]);
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use devices::virtio::DeviceLimits;
 use protocol::Rlimit;
 use serde::{Deserialize, Serialize};
 use vmm::config::ByteSize;
@@ -53,6 +54,9 @@ pub struct Spec {
     /// What its monitor keeps from itself.
     #[serde(default)]
     pub confine: confine::Mode,
+    /// How much each of its disks and its network card may do.
+    #[serde(default)]
+    pub limits: DeviceLimits,
 }
 
 /// The image that a sandbox was made of.
@@ -322,6 +326,7 @@ pub(crate) mod tests {
             labels: BTreeMap::new(),
             auto_remove: false,
             confine: confine::Mode::On,
+            limits: DeviceLimits::default(),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use devices::virtio::net::MacAddr;
+use devices::virtio::net::{MacAddr, NetLimits};
 use protocol::Interface;
 use usernet::{Config, Policy, Resolver};
 use vmm::config::{NetConfig, UserNetSpec};
@@ -42,6 +42,7 @@ pub fn fill(prepared: &mut Prepared, network: &Network, mac: MacAddr) -> Result<
         user: config,
         mac: Some(mac),
         mtu: None,
+        limits: NetLimits::default(),
     }));
     Ok(())
 }

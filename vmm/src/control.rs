@@ -3,10 +3,11 @@
 
 use std::io;
 use std::os::raw::c_int;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use devices::power::AcpiPower;
+use devices::virtio::{DeviceLimits, SharedDevice, VirtioDevice};
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
@@ -37,6 +38,27 @@ impl StopHandle {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .press_power_button();
+    }
+}
+
+/// Changes the limits of a VM's devices from any thread. Of no effect once the VM
+/// has ended: it keeps nothing of it.
+#[derive(Clone)]
+pub struct LimitsHandle(Vec<Weak<Mutex<dyn VirtioDevice>>>);
+
+impl LimitsHandle {
+    pub(crate) fn new(devices: &[SharedDevice]) -> Self {
+        LimitsHandle(devices.iter().map(Arc::downgrade).collect())
+    }
+
+    /// From now on each disk and each network card has these limits of its own.
+    pub fn set(&self, limits: &DeviceLimits) {
+        for device in self.0.iter().filter_map(Weak::upgrade) {
+            device
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .set_limits(limits);
+        }
     }
 }
 

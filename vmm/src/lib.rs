@@ -25,7 +25,7 @@ mod virtio;
 mod x86_64;
 
 pub use console::{ConsoleIo, InputAction, InputFilter};
-pub use control::StopHandle;
+pub use control::{LimitsHandle, StopHandle};
 pub use error::{Error, KvmStep};
 pub use machine::{Machine, Remains};
 pub use outcome::{CpuReport, Outcome};

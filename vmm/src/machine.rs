@@ -19,7 +19,7 @@ use crate::arch;
 use crate::coalesced::CoalescedRing;
 use crate::config::{Console as ConsoleMode, VmConfig};
 use crate::console::{Console, ConsoleEvents, ConsoleIo};
-use crate::control::{EndEvents, StopEvents, StopHandle};
+use crate::control::{EndEvents, LimitsHandle, StopEvents, StopHandle};
 use crate::error::{Error, KvmStep};
 use crate::outcome::{Ending, Outcome};
 use crate::signals::{self, StopSignals};
@@ -208,6 +208,11 @@ impl Machine {
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
                 .directories_replaced()
         })
+    }
+
+    /// What changes the limits of its devices from another thread.
+    pub fn limits_handle(&self) -> LimitsHandle {
+        LimitsHandle::new(&self.devices)
     }
 
     /// What ends the VM from another thread.

@@ -9,6 +9,7 @@ use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex};
 
 use event_manager::EventSet;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::GuestMemory;
@@ -153,6 +154,19 @@ pub struct EventSource {
     pub events: EventSet,
 }
 
+/// Limits to set on a device while it works: each takes those of its kind, and
+/// where there are none stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DeviceLimits {
+    /// For disks, each of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<blk::DiskLimits>,
+    /// For network cards, each of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net: Option<net::NetLimits>,
+}
+
 /// A virtio device, whatever the transport.
 ///
 /// Calls come from vCPU threads (features, configuration, `activate`, `reset`)
@@ -213,6 +227,11 @@ pub trait VirtioDevice: Send {
     /// The host's.
     fn directories_replaced(&mut self) -> io::Result<()> {
         Ok(())
+    }
+
+    /// From now on these limits hold; may come at any time, from any thread.
+    fn set_limits(&mut self, limits: &DeviceLimits) {
+        let _ = limits;
     }
 
     /// The driver kicked queue `queue` (event loop only).

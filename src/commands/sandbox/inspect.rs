@@ -103,6 +103,7 @@ fn value(sandbox: &Sandbox, spec: &Spec, state: &State) -> Value {
             "ExposedPorts": spec.network.expose,
         },
         "Machine": spec.machine,
+        "Limits": spec.limits,
         "Confinement": {
             "Mode": spec.confine,
             "Layers": state.confinement,

@@ -19,6 +19,7 @@ mod stop;
 mod system;
 mod table;
 mod top;
+mod update;
 mod volume;
 
 use protocol::Failure as Refusal;
@@ -88,6 +89,7 @@ pub fn run(command: Command) -> Result<Exit, Failure> {
         Command::Top(args) => top::run(&args),
         Command::Port(args) => port::run(&args),
         Command::Rename(args) => rename(&args.sandbox, &args.name),
+        Command::Update(args) => update::run(&args),
         Command::Events(args) => events::run(&args),
         Command::Volume(args) => volume::run(args.command),
         Command::System(args) => system::run(args.command),

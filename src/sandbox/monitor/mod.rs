@@ -24,7 +24,7 @@ use protocol::{Exit, Failure, Frame, FrameKind, READY_PORT, Reply};
 use vmm::Remains;
 
 use self::clients::Client;
-use self::session::{Session, Stop, failure};
+use self::session::{Levers, Session, Stop, failure};
 use self::vm::{Refusal, Vm};
 use super::agent::{self, Agent, AgentError};
 use super::control::{self, Attach, Request};
@@ -168,7 +168,7 @@ impl Running {
         let first = Arc::new(first);
         let (machine, ready, mounts) = power_on(&sandbox, &spec).map_err(refused)?;
         note("machine on");
-        let handle = machine.vm.handle.clone();
+        let (handle, limits) = (machine.vm.handle.clone(), machine.vm.limits.clone());
         let session = Arc::new(Session::new(
             vm::SOCKET.into(),
             Stop {
@@ -176,7 +176,10 @@ impl Running {
                 timeout: Duration::from_secs(spec.stop_timeout.into()),
                 stdin_once: spec.process.stdin_once,
             },
-            Box::new(move || handle.stop()),
+            Levers {
+                kill: Box::new(move || handle.stop()),
+                limit: Box::new(move |wanted| limits.set(wanted)),
+            },
         ));
         watch_signals(signals, session.clone());
         let result = boot(&spec, &machine, &ready, mounts, &session, attach);

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use devices::virtio::DeviceLimits;
 use protocol::{Exit, Failure, Frame, FrameError, FrameKind, Reply, WindowSize};
 
 use super::clients::{Client, Clients};
@@ -24,8 +25,13 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// How much of the process's output is read at once.
 const BUFFER: usize = 64 << 10;
 
-/// Ends the machine as it stands.
-pub type Kill = Box<dyn Fn() + Send + Sync>;
+/// What a session can do to the machine.
+pub struct Levers {
+    /// Ends it as it stands.
+    pub kill: Box<dyn Fn() + Send + Sync>,
+    /// Limits its devices.
+    pub limit: Box<dyn Fn(&DeviceLimits) + Send + Sync>,
+}
 
 /// The process of a sandbox.
 pub struct Session {
@@ -34,7 +40,7 @@ pub struct Session {
     stop_signal: i32,
     stop_timeout: Duration,
     stdin_once: bool,
-    kill: Kill,
+    machine: Levers,
     /// Who is to hear of it.
     pub clients: Clients,
     process: OnceLock<u32>,
@@ -56,13 +62,13 @@ pub struct Stop {
 
 impl Session {
     /// A session for a process that is yet to be started.
-    pub fn new(agent: PathBuf, stop: Stop, kill: Kill) -> Self {
+    pub fn new(agent: PathBuf, stop: Stop, machine: Levers) -> Self {
         Session {
             agent,
             stop_signal: stop.signal,
             stop_timeout: stop.timeout,
             stdin_once: stop.stdin_once,
-            kill,
+            machine,
             clients: Clients::default(),
             process: OnceLock::new(),
             stdin: Mutex::new(None),
@@ -138,7 +144,7 @@ impl Session {
         let Some(process) = self.process.get() else {
             return match signal {
                 libc::SIGTERM | libc::SIGINT | libc::SIGKILL => {
-                    (self.kill)();
+                    (self.machine.kill)();
                     Ok(())
                 }
                 _ => Err(failure("the sandbox is still starting")),
@@ -185,7 +191,7 @@ impl Session {
     /// Ends the machine, and waits for nobody.
     pub fn end_by_force(&self) {
         self.clients.hurry();
-        (self.kill)();
+        (self.machine.kill)();
     }
 
     /// Waits for the end of the process; false when it has not come in time.
@@ -239,6 +245,10 @@ impl Session {
             }
             Ok(Request::Signal(signal)) => self.signal(signal),
             Ok(Request::Resize(size)) => self.resize(size),
+            Ok(Request::Limit(limits)) => {
+                (self.machine.limit)(&limits);
+                Ok(())
+            }
             Ok(Request::Detach) => Ok(()),
             Err(e) => Err(failure(&e.to_string())),
         };

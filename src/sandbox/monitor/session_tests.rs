@@ -105,9 +105,12 @@ fn session(dir: &Path, timeout: Duration) -> (Arc<Session>, Arc<AtomicBool>) {
         timeout,
         stdin_once: true,
     };
-    let kill = Box::new(move || flag.store(true, Ordering::SeqCst));
+    let machine = Levers {
+        kill: Box::new(move || flag.store(true, Ordering::SeqCst)),
+        limit: Box::new(|_| {}),
+    };
     (
-        Arc::new(Session::new(dir.join("vsock.sock"), stop, kill)),
+        Arc::new(Session::new(dir.join("vsock.sock"), stop, machine)),
         killed,
     )
 }

@@ -16,7 +16,7 @@ use devices::virtio::fs::FsSpec;
 use devices::virtio::vsock::VsockSpec;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use vmm::config::{NetConfig, VmConfig};
-use vmm::{ConsoleIo, Machine, Outcome, Published, Remains, StopHandle};
+use vmm::{ConsoleIo, LimitsHandle, Machine, Outcome, Published, Remains, StopHandle};
 
 use crate::confinement::{self, ConfinementError};
 use crate::initramfs;
@@ -76,7 +76,7 @@ pub fn blueprint(
         path: SOCKET.into(),
         cid: CID,
     });
-    config.nets.extend(card);
+    config.nets.extend(card.map(|card| limited(card, spec)));
     if !spec.image.layers.is_empty() {
         config.disks.push(DiskSpec {
             id: Some(LAYERS.to_owned()),
@@ -115,12 +115,24 @@ pub fn blueprint(
         });
         flush |= !share.read_only;
     }
+    for disk in &mut config.disks {
+        disk.limits = spec.limits.disk.unwrap_or_default();
+    }
     Ok(Blueprint {
         config,
         flush,
         _initrd: initrd,
         _volumes: locks,
     })
+}
+
+fn limited(mut card: NetConfig, spec: &Spec) -> NetConfig {
+    let limits = match &mut card {
+        NetConfig::Tap(card) => &mut card.limits,
+        NetConfig::User(card) => &mut card.limits,
+    };
+    *limits = spec.limits.net.unwrap_or_default();
+    card
 }
 
 /// The kernel's command line: warnings go to the console, and a panic ends the
@@ -134,6 +146,8 @@ type Ended = (Result<Outcome, vmm::Error>, Option<Remains>);
 pub struct Vm {
     /// Ends it.
     pub handle: StopHandle,
+    /// Limits its devices.
+    pub limits: LimitsHandle,
     /// The ports that lead to it.
     pub published: Vec<Published>,
     /// What this process is confined by.
@@ -155,7 +169,8 @@ impl Vm {
     ) -> Result<Self, Refusal> {
         let machine = Machine::new(config, console())?;
         let confinement = confine(&machine)?;
-        let (handle, published) = (machine.stop_handle(), machine.published().to_vec());
+        let (handle, limits) = (machine.stop_handle(), machine.limits_handle());
+        let published = machine.published().to_vec();
         let (ended, alive) = io::pipe()?;
         let (go, wait) = mpsc::sync_channel(1);
         let run = move || {
@@ -179,6 +194,7 @@ impl Vm {
         let _ = go.send(());
         Ok(Vm {
             handle,
+            limits,
             published,
             confinement,
             thread,

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use devices::spec::{Options, SpecError};
 use devices::virtio::SharedDevice;
-use devices::virtio::net::{MacAddr, Net, NetSpec, TapError};
+use devices::virtio::net::{MacAddr, Net, NetLimits, NetSpec, TapError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use usernet::{Publish, Published, Resolver};
@@ -35,9 +35,12 @@ pub struct UserNetSpec {
     pub mac: Option<MacAddr>,
     /// The MTU that the guest is told, 1280 to 65535 bytes; 65520 when not given.
     pub mtu: Option<u16>,
+    /// How much may pass.
+    pub limits: NetLimits,
 }
 
-/// As JSON: `{"tap": "tap0"}` or `{"user": {}}`, each with `mac` and `mtu`.
+/// As JSON: `{"tap": "tap0"}` or `{"user": {}}`, each with `mac`, `mtu` and
+/// `limits`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Fields {
@@ -49,6 +52,8 @@ struct Fields {
     mac: Option<MacAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mtu: Option<u16>,
+    #[serde(default, skip_serializing_if = "NetLimits::is_none")]
+    limits: NetLimits,
 }
 
 /// Why a card has no other end.
@@ -60,6 +65,9 @@ pub(crate) enum NetError {
     /// The network of this process.
     #[error(transparent)]
     User(#[from] usernet::Error),
+    /// The card itself.
+    #[error("net: cannot make a timer: {0}")]
+    Timer(#[from] std::io::Error),
 }
 
 impl NetConfig {
@@ -99,14 +107,15 @@ pub(crate) fn open(
             let mtu = spec.mtu.unwrap_or(usernet::DEFAULT_MTU);
             let net = usernet::UserNet::open(&spec.user, mtu, mac.bytes())?;
             published.extend_from_slice(net.published());
-            Ok(shared(Net::new(user::UserBackend::new(net), mac, mtu)))
+            let card = Net::new(user::UserBackend::new(net), mac, mtu)?;
+            Ok(shared(card.limited(&spec.limits)))
         }
     }
 }
 
 /// `tap=NAME` or `user`, with options. Those of `user` are `host-loopback`,
 /// `metadata`, `no-ipv6`, `publish=P+P...`, `policy=RULES`, `dns=A+A...`, `subnet=N`,
-/// and as for a TAP, `mac=MAC` and `mtu=N`.
+/// and as for a TAP, `mac=MAC`, `mtu=N` and limits.
 impl FromStr for NetConfig {
     type Err = SpecError;
 
@@ -144,8 +153,14 @@ fn user(mut options: Options) -> Result<UserNetSpec, SpecError> {
     };
     let mac = options.value("mac")?;
     let mtu = options.value("mtu")?;
+    let limits = NetLimits::take(&mut options)?;
     options.finish()?;
-    let spec = UserNetSpec { user, mac, mtu };
+    let spec = UserNetSpec {
+        user,
+        mac,
+        mtu,
+        limits,
+    };
     NetConfig::User(spec.clone()).validate()?;
     Ok(spec)
 }
@@ -180,10 +195,21 @@ impl TryFrom<Fields> for NetConfig {
             user,
             mac,
             mtu,
+            limits,
         } = fields;
         match (tap, user) {
-            (Some(tap), None) => Ok(NetConfig::Tap(NetSpec { tap, mac, mtu })),
-            (None, Some(user)) => Ok(NetConfig::User(UserNetSpec { user, mac, mtu })),
+            (Some(tap), None) => Ok(NetConfig::Tap(NetSpec {
+                tap,
+                mac,
+                mtu,
+                limits,
+            })),
+            (None, Some(user)) => Ok(NetConfig::User(UserNetSpec {
+                user,
+                mac,
+                mtu,
+                limits,
+            })),
             _ => Err("net: give one of 'tap' and 'user'".to_owned()),
         }
     }
@@ -191,15 +217,21 @@ impl TryFrom<Fields> for NetConfig {
 
 impl From<NetConfig> for Fields {
     fn from(config: NetConfig) -> Fields {
-        let (tap, user, mac, mtu) = match config {
-            NetConfig::Tap(NetSpec { tap, mac, mtu }) => (Some(tap), None, mac, mtu),
-            NetConfig::User(UserNetSpec { user, mac, mtu }) => (None, Some(user), mac, mtu),
-        };
-        Fields {
-            tap,
-            user,
-            mac,
-            mtu,
+        match config {
+            NetConfig::Tap(spec) => Fields {
+                tap: Some(spec.tap),
+                user: None,
+                mac: spec.mac,
+                mtu: spec.mtu,
+                limits: spec.limits,
+            },
+            NetConfig::User(spec) => Fields {
+                tap: None,
+                user: Some(spec.user),
+                mac: spec.mac,
+                mtu: spec.mtu,
+                limits: spec.limits,
+            },
         }
     }
 }
@@ -245,6 +277,12 @@ mod tests {
                 "mac":"02:00:00:00:00:01","mtu":1500}"#,
         );
         assert!(matches!(user, NetConfig::User(s) if s.user.publish.len() == 2));
+        for (text, json) in [("tap=t", r#""tap":"t""#), ("user", r#""user":{}"#)] {
+            both(
+                &format!("{text},rx-bw=1M,tx-pps=100/100ms+50"),
+                &format!(r#"{{{json},"limits":{{"rx-bw":"1M","tx-pps":"100/100ms+50"}}}}"#),
+            );
+        }
     }
 
     #[test]
@@ -269,7 +307,7 @@ mod tests {
             ),
             (
                 "user,bridge=br0",
-                "net: unknown option 'bridge'; it takes host-loopback, metadata, no-ipv6, publish, policy, dns, subnet, mac, mtu",
+                "net: unknown option 'bridge'; it takes host-loopback, metadata, no-ipv6, publish, policy, dns, subnet, mac, mtu, rx-bw, rx-pps, tx-bw, tx-pps",
             ),
             (
                 "user,publish=80+x",

@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Activation, DeviceType, VirtioDevice, read_config_bytes};
+use super::{Activation, DeviceLimits, DeviceType, VirtioDevice, read_config_bytes};
+use crate::rate_limit::{Limiter, LimiterState};
+use crate::rate_log::FailureLog;
 
 mod backend;
 mod config;
@@ -25,6 +27,8 @@ mod worker;
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
+mod limit_tests;
+#[cfg(test)]
 mod tests;
 
 pub use backend::DiskBackend;
@@ -35,11 +39,10 @@ pub use config::{
 pub use file::{DiskError, FileDisk};
 pub use layers::{LayerDisk, MAX_LAYERS};
 pub use request::{Status, request_type};
-pub use spec::{DiskSpec, MAX_QUEUES, SERIAL_SIZE};
+pub use spec::{DiskLimits, DiskSpec, MAX_QUEUES, SERIAL_SIZE};
 
 use super::stop::Stop;
-use crate::rate_log::FailureLog;
-use request::Requests;
+use request::{Limits, Requests};
 use worker::Workers;
 
 /// The unit of capacity and of request addresses in bytes, whatever the logical
@@ -69,6 +72,7 @@ pub struct Blk {
     name: String,
     backend: Arc<dyn DiskBackend>,
     readonly: bool,
+    limiter: Arc<Limiter>,
     state: BlkState,
     config: BlkConfig,
     queue_sizes: Vec<u16>,
@@ -120,6 +124,7 @@ impl Blk {
         Blk {
             name: format!("blk{index}"),
             readonly,
+            limiter: Arc::new(Limiter::new(spec.limits.buckets())),
             config: BlkConfig {
                 capacity: state.capacity,
                 blk_size: state.block_size,
@@ -142,6 +147,17 @@ impl Blk {
         &self.state
     }
 
+    /// What is left to it of its limits, to save; a disk that is restored goes on
+    /// with that by [`Blk::restore_limits`].
+    pub fn limits(&self) -> LimiterState {
+        self.limiter.state()
+    }
+
+    /// Goes on with what was left when it was saved.
+    pub fn restore_limits(&mut self, state: LimiterState) {
+        self.limiter.set(state);
+    }
+
     /// From now on serves kicks on the event loop instead of in threads: for a
     /// fuzz target, which should do the same each time. Before the first start.
     #[cfg(any(test, feature = "testing"))]
@@ -156,6 +172,7 @@ impl Blk {
             serial: self.state.serial,
             features: activation.features,
             readonly: self.readonly,
+            limits: Limits::new(self.limiter.clone()),
             stop: Arc::new(Stop::new()?),
             failures: self.failures.clone(),
         };
@@ -198,6 +215,12 @@ impl VirtioDevice for Blk {
     fn reset(&mut self) {
         // Ends and joins the workers.
         self.workers = None;
+    }
+
+    fn set_limits(&mut self, limits: &DeviceLimits) {
+        if let Some(limits) = &limits.disk {
+            self.limiter.set(limits.buckets());
+        }
     }
 
     #[cfg(not(any(test, feature = "testing")))]

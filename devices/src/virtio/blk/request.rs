@@ -1,7 +1,9 @@
 //! One request, from its chain to its status (virtio 1.2 §5.2.6).
 
 use std::io::{self, Write};
-use std::sync::Arc;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::backend::DiskBackend;
 use super::config::{
@@ -9,7 +11,9 @@ use super::config::{
 };
 use super::spec::SERIAL_SIZE;
 use super::{SECTOR_SIZE, config};
+use crate::rate_limit::Limiter;
 use crate::rate_log::FailureLog;
+use crate::sys_io;
 use crate::virtio::stop::Stop;
 use crate::virtio::{Chain, GuestBuffer, Violation};
 
@@ -54,6 +58,10 @@ const FLAG_UNMAP: u32 = 1;
 /// reset waits no longer than this takes.
 const MAX_TRANSFER: usize = 16 << 20;
 
+/// The longest that a worker waits for its limit before it looks again: the limit
+/// may have been changed.
+const MAX_WAIT: Duration = Duration::from_millis(200);
+
 /// Why a request did not end well.
 enum Failure {
     /// What the guest is told.
@@ -73,6 +81,37 @@ impl From<io::Error> for Failure {
 const IOERR: Failure = Failure::Status(Status::IoErr);
 const UNSUPP: Failure = Failure::Status(Status::Unsupp);
 
+/// A disk's limit, which its queues share.
+pub(super) struct Limits {
+    limiter: Arc<Limiter>,
+    /// Held by the queue whose turn it is: else small requests of one could keep
+    /// a large one of another waiting for ever.
+    turn: Mutex<()>,
+}
+
+impl Limits {
+    pub fn new(limiter: Arc<Limiter>) -> Self {
+        let turn = Mutex::new(());
+        Limits { limiter, turn }
+    }
+
+    /// Waits until a request of so many bytes may pass; or for the stop.
+    fn wait(&self, bytes: u64, stop: &Stop) -> Result<(), Failure> {
+        if !self.limiter.is_limited() {
+            return Ok(());
+        }
+        // Whoever holds it waits for the same stop.
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(time) = self.limiter.pass(bytes) {
+            sys_io::wait_readable_for([stop.as_raw_fd()], Some(time.min(MAX_WAIT)))?;
+            if stop.is_raised() {
+                return Err(Failure::Stopped);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What to do with the requests of one use of the device, from `DRIVER_OK` to
 /// reset; shared by the workers of all queues.
 pub(super) struct Requests {
@@ -86,6 +125,8 @@ pub(super) struct Requests {
     pub features: u64,
     /// Writes are refused, whatever the driver accepted.
     pub readonly: bool,
+    /// How much may be done.
+    pub limits: Limits,
     /// Raised to drop requests.
     pub stop: Arc<Stop>,
     /// What has been told. The disk's, so that a reset does not begin it anew.
@@ -128,7 +169,7 @@ impl Requests {
         let result = match kind {
             request_type::IN => self.read(sector, data_in),
             request_type::OUT => self.write(sector, readable),
-            request_type::FLUSH => self.backend.flush().map(|()| 0).map_err(Failure::Host),
+            request_type::FLUSH => self.flush(),
             request_type::GET_ID => self.get_id(data_in),
             request_type::DISCARD => self.discard(readable),
             request_type::WRITE_ZEROES => self.write_zeroes(readable),
@@ -151,6 +192,7 @@ impl Requests {
     fn read(&self, sector: u64, mut into: GuestBuffer<'_>) -> Result<u32, Failure> {
         let len = into.len();
         let mut offset = self.range(sector, len as u64)?;
+        self.limit(len as u64)?;
         while !into.is_empty() {
             self.check_stop()?;
             let part = into.split_to(MAX_TRANSFER);
@@ -165,6 +207,7 @@ impl Requests {
     fn write(&self, sector: u64, mut from: GuestBuffer<'_>) -> Result<u32, Failure> {
         self.check_writable()?;
         let mut offset = self.range(sector, from.len() as u64)?;
+        self.limit(from.len() as u64)?;
         while !from.is_empty() {
             self.check_stop()?;
             let part = from.split_to(MAX_TRANSFER);
@@ -175,7 +218,14 @@ impl Requests {
         self.write_through()
     }
 
+    fn flush(&self) -> Result<u32, Failure> {
+        self.limit(0)?;
+        self.backend.flush()?;
+        Ok(0)
+    }
+
     fn get_id(&self, mut into: GuestBuffer<'_>) -> Result<u32, Failure> {
+        self.limit(0)?;
         let n = into.len().min(SERIAL_SIZE);
         into.write_all(&self.serial[..n])?;
         Ok(n as u32)
@@ -185,6 +235,7 @@ impl Requests {
         self.check_negotiated(config::F_DISCARD)?;
         // A discard that asks to unmap is refused (§5.2.6.2).
         let segments = self.segments(list, MAX_DISCARD_SEGMENTS, MAX_DISCARD_SECTORS, 0)?;
+        self.limit(0)?;
         for Segment { offset, len, .. } in segments {
             self.check_stop()?;
             self.backend.discard(offset, len)?;
@@ -200,6 +251,8 @@ impl Requests {
             MAX_WRITE_ZEROES_SECTORS,
             FLAG_UNMAP,
         )?;
+        // The host may have to write them out.
+        self.limit(segments.iter().map(|segment| segment.len).sum())?;
         for Segment { offset, len, unmap } in segments {
             self.check_stop()?;
             self.backend.write_zeroes(offset, len, unmap)?;
@@ -268,6 +321,12 @@ impl Requests {
             self.backend.flush()?;
         }
         Ok(0)
+    }
+
+    /// Waits until the limits let one request of so many bytes pass. A request that
+    /// is refused for what it says does not come here, and costs nothing.
+    fn limit(&self, bytes: u64) -> Result<(), Failure> {
+        self.limits.wait(bytes, &self.stop)
     }
 
     fn check_writable(&self) -> Result<(), Failure> {

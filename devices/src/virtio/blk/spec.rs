@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::layers::MAX_LAYERS;
+use crate::rate_limit::{Limit, LimiterState};
 use crate::spec::{Options, SpecError};
 
 /// What messages call the device.
@@ -22,8 +23,33 @@ pub const SERIAL_SIZE: usize = 20;
 /// Serial number of a disk of layers that is given none.
 const LAYERS_ID: &str = "layers";
 
-/// A disk: `PATH[,readonly][,queues=N][,id=TEXT]`, or in JSON a list of `layers`
-/// in place of the path.
+/// How much a disk may do, its queues together. In JSON an object of the same
+/// names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DiskLimits {
+    /// Bytes read, written, or filled with zeroes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bw: Option<Limit>,
+    /// Requests of all kinds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iops: Option<Limit>,
+}
+
+impl DiskLimits {
+    /// True when nothing is limited.
+    pub fn is_none(&self) -> bool {
+        *self == DiskLimits::default()
+    }
+
+    /// Full buckets.
+    pub fn buckets(&self) -> LimiterState {
+        LimiterState::new(self.bw, self.iops)
+    }
+}
+
+/// A disk: `PATH[,readonly][,queues=N][,id=TEXT][,bw=LIMIT][,iops=LIMIT]`, or in
+/// JSON a list of `layers` in place of the path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DiskSpec {
@@ -44,6 +70,9 @@ pub struct DiskSpec {
     /// the file's name; of a disk of layers, `layers`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// How much it may do.
+    #[serde(default, skip_serializing_if = "DiskLimits::is_none")]
+    pub limits: DiskLimits,
 }
 
 fn one() -> u16 {
@@ -63,6 +92,7 @@ impl DiskSpec {
             readonly: false,
             queues: 1,
             id: None,
+            limits: DiskLimits::default(),
         }
     }
 
@@ -152,6 +182,10 @@ impl FromStr for DiskSpec {
             readonly: options.flag("readonly")?,
             queues: options.number("queues", 1, MAX_QUEUES)?.unwrap_or_else(one),
             id: options.value("id")?,
+            limits: DiskLimits {
+                bw: options.value("bw")?,
+                iops: options.value("iops")?,
+            },
             ..DiskSpec::new(path)
         };
         options.finish()?;
@@ -174,6 +208,10 @@ mod tests {
         assert_eq!(plain, "x.img".parse().unwrap());
         assert_eq!(plain, DiskSpec::new("x.img"));
         assert!(serde_json::from_str::<DiskSpec>(r#"{"path":"x","ro":true}"#).is_err());
+        let spec: DiskSpec = "x,bw=50M+1G,iops=100/100ms".parse().unwrap();
+        let json = r#"{"path":"x","readonly":false,"queues":1,"limits":{"bw":"50M+1G","iops":"100/100ms"}}"#;
+        assert_eq!(serde_json::to_string(&spec).unwrap(), json);
+        assert_eq!(serde_json::from_str::<DiskSpec>(json).unwrap(), spec);
     }
 
     #[test]
@@ -219,8 +257,12 @@ mod tests {
                 "disk: id: 'ä' is not 1 to 20 printable ASCII characters",
             ),
             (
+                "a,bw=fast",
+                "disk: bw: 'fast': 'fast' is not a limit: write it as 50M, 5M/100ms or 50M+1G (burst)",
+            ),
+            (
                 "a,ro",
-                "disk: unknown option 'ro'; it takes readonly, queues, id",
+                "disk: unknown option 'ro'; it takes readonly, queues, id, bw, iops",
             ),
         ] {
             let e = text.parse::<DiskSpec>().unwrap_err();

@@ -14,13 +14,13 @@ use crate::testing::{Desc, Driver};
 use crate::virtio::{GuestBuffer, ring_features};
 
 pub(super) const SECTORS: u64 = 64;
-const HEADER: u64 = 0x1000;
-const STATUS: u64 = 0x1800;
-const DATA: u64 = 0x2000;
+pub(super) const HEADER: u64 = 0x1000;
+pub(super) const STATUS: u64 = 0x1800;
+pub(super) const DATA: u64 = 0x2000;
 
 /// A disk in memory that counts and, when told so, fails or takes its time.
 #[derive(Default)]
-struct MemDisk {
+pub(super) struct MemDisk {
     bytes: Mutex<Vec<u8>>,
     calls: Mutex<Vec<&'static str>>,
     flushes: AtomicUsize,
@@ -32,7 +32,7 @@ struct MemDisk {
 }
 
 impl MemDisk {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         MemDisk {
             // The bytes past the last sector are not the guest's.
             bytes: Mutex::new(vec![0x55; SECTORS as usize * 512 + 100]),
@@ -96,8 +96,8 @@ impl DiskBackend for MemDisk {
 
 /// A driver with a disk of [`SECTORS`] sectors in memory, started with all that
 /// it offers.
-struct Rig {
-    d: Driver,
+pub(super) struct Rig {
+    pub(super) d: Driver,
     disk: Arc<MemDisk>,
 }
 
@@ -106,7 +106,7 @@ impl Rig {
         Self::with("x", MemDisk::new())
     }
 
-    fn with(spec: &str, disk: MemDisk) -> Self {
+    pub(super) fn with(spec: &str, disk: MemDisk) -> Self {
         let disk = Arc::new(disk);
         let blk = Blk::with_backend(disk.clone(), &spec.parse().unwrap(), 0);
         let mut d = Driver::new(blk);
@@ -121,7 +121,7 @@ impl Rig {
 
     /// One request whose header, data and status are a descriptor each; the
     /// used length and the status.
-    fn request(&mut self, kind: u32, sector: u64, data: Option<Desc>) -> (u32, u8) {
+    pub(super) fn request(&mut self, kind: u32, sector: u64, data: Option<Desc>) -> (u32, u8) {
         self.header(kind, sector);
         self.d.put(STATUS, &[0xff]);
         let mut chain = vec![Desc::readable(HEADER, 16)];
@@ -131,7 +131,7 @@ impl Rig {
         (len, self.d.get(STATUS, 1)[0])
     }
 
-    fn segments(&mut self, kind: u32, segments: &[(u64, u32, u32)]) -> (u32, u8) {
+    pub(super) fn segments(&mut self, kind: u32, segments: &[(u64, u32, u32)]) -> (u32, u8) {
         let mut bytes = Vec::new();
         for (sector, sectors, flags) in segments {
             bytes.extend(sector.to_le_bytes());

@@ -10,17 +10,24 @@
 //! Nothing spins: the back end's descriptor is watched edge-triggered, and each
 //! half that stops knows which event starts it again: `rx` the next packet or,
 //! out of buffers, the kick that it asked for; `tx` a kick or, if the back end
-//! had no room, its descriptor. After a fixed amount of work a half kicks itself,
-//! so that the other devices on the loop have their turn.
+//! had no room, its descriptor; and either, when its limit is used up, the timer.
+//! After a fixed amount of work a half kicks itself, so that the other devices on
+//! the loop have their turn.
 //!
 //! There is no control queue: nothing on offer needs one.
 
 use std::io;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
 use event_manager::EventSet;
 use virtio_bindings::virtio_net::VIRTIO_NET_S_LINK_UP;
+use vmm_sys_util::timerfd::TimerFd;
 
-use super::{Activation, DeviceType, EventSource, Violation, VirtioDevice, read_config_bytes};
+use super::{
+    Activation, DeviceLimits, DeviceType, EventSource, Violation, VirtioDevice, read_config_bytes,
+};
+use crate::rate_limit::{Limiter, LimiterState};
 
 mod backend;
 mod counters;
@@ -38,7 +45,7 @@ mod vectored;
 pub use backend::{HEADER_SIZE, MAX_FRAME, Offload, PacketBackend};
 pub use counters::NetCounters;
 pub use mac::{MacAddr, MacError};
-pub use spec::{MAX_TAP_NAME, MIN_MTU, NetSpec};
+pub use spec::{MAX_TAP_NAME, MIN_MTU, NetLimits, NetSpec};
 pub use tap::{Tap, TapError};
 pub use vectored::MAX_PIECES;
 
@@ -48,6 +55,8 @@ const QUEUE_SIZES: &[u16] = &[256, 256];
 
 /// Token of the back end's descriptor.
 const BACKEND: u16 = 0;
+/// Token of the timer.
+const TIMER: u16 = 1;
 
 /// Size of `struct virtio_net_config` (§5.1.4) up to the MTU.
 const CONFIG_SIZE: usize = 12;
@@ -58,6 +67,8 @@ enum Next {
     Wait,
     /// Its turn: there is more to do.
     Again,
+    /// Its limit, for this long.
+    Later(Duration),
     /// Nothing: the back end is gone for good.
     Gone,
 }
@@ -79,6 +90,12 @@ pub struct Net<B> {
     active: Option<Activation>,
     rx: rx::Rx,
     tx: tx::Tx,
+    rx_limit: Limiter,
+    tx_limit: Limiter,
+    /// Goes off when the first half that waits for its limit may go on.
+    timer: TimerFd,
+    /// When that is.
+    due: Option<Instant>,
     counters: NetCounters,
 }
 
@@ -102,15 +119,23 @@ impl Net<Tap> {
                 tap = spec.tap
             );
         }
-        Ok(Net::new(tap, mac, mtu))
+        let card = Net::new(tap, mac, mtu).map_err(|source| TapError::Call {
+            tap: spec.tap.clone(),
+            what: "make a timer for it",
+            source,
+        })?;
+        Ok(card.limited(&spec.limits))
     }
 }
 
 impl<B: PacketBackend> Net<B> {
     /// A card with any back end. The guest is told an `mtu` of [`MIN_MTU`] at
     /// least.
-    pub fn new(backend: B, mac: MacAddr, mtu: u16) -> Self {
-        Net {
+    ///
+    /// # Errors
+    /// When the host has no timer.
+    pub fn new(backend: B, mac: MacAddr, mtu: u16) -> io::Result<Self> {
+        Ok(Net {
             backend,
             mac,
             mtu: mtu.max(MIN_MTU),
@@ -120,8 +145,31 @@ impl<B: PacketBackend> Net<B> {
             active: None,
             rx: rx::Rx::default(),
             tx: tx::Tx::default(),
+            rx_limit: Limiter::default(),
+            tx_limit: Limiter::default(),
+            timer: TimerFd::new()?,
+            due: None,
             counters: NetCounters::default(),
-        }
+        })
+    }
+
+    /// The same card with these limits.
+    pub fn limited(self, limits: &NetLimits) -> Self {
+        self.rx_limit.set(limits.rx());
+        self.tx_limit.set(limits.tx());
+        self
+    }
+
+    /// What is left to it of its limits, received and sent, to save; a card that is
+    /// restored goes on with that by [`Net::restore_limits`].
+    pub fn limits(&self) -> (LimiterState, LimiterState) {
+        (self.rx_limit.state(), self.tx_limit.state())
+    }
+
+    /// Goes on with what was left when it was saved.
+    pub fn restore_limits(&mut self, rx: LimiterState, tx: LimiterState) {
+        self.rx_limit.set(rx);
+        self.tx_limit.set(tx);
     }
 
     /// The card's MAC address.
@@ -174,9 +222,13 @@ impl<B: PacketBackend> Net<B> {
         if self.backend_gone {
             return;
         }
-        let result = self
-            .rx
-            .run(active, &mut self.backend, link_up, &mut self.counters);
+        let result = self.rx.run(
+            active,
+            &mut self.backend,
+            link_up,
+            &self.rx_limit,
+            &mut self.counters,
+        );
         self.after(RX_QUEUE, result);
     }
 
@@ -185,9 +237,13 @@ impl<B: PacketBackend> Net<B> {
         let Some(active) = &mut self.active else {
             return;
         };
-        let result = self
-            .tx
-            .run(active, &mut self.backend, link_up, &mut self.counters);
+        let result = self.tx.run(
+            active,
+            &mut self.backend,
+            link_up,
+            &self.tx_limit,
+            &mut self.counters,
+        );
         self.after(TX_QUEUE, result);
     }
 
@@ -201,6 +257,7 @@ impl<B: PacketBackend> Net<B> {
                     let _ = queue.kick().write(1);
                 }
             }
+            Ok(Next::Later(time)) => self.go_on_after(time),
             Ok(Next::Gone) => {
                 if !self.backend_gone {
                     log::error!(
@@ -221,6 +278,21 @@ impl<B: PacketBackend> Net<B> {
                     active.fail("net", &violation);
                 }
             }
+        }
+    }
+
+    /// Has the timer go off after `time`, unless it does so before anyway.
+    fn go_on_after(&mut self, time: Duration) {
+        let now = Instant::now();
+        let due = now.checked_add(time).unwrap_or(now);
+        if self.due.is_some_and(|before| before <= due) {
+            return;
+        }
+        // No time at all would switch it off.
+        let time = time.max(Duration::from_nanos(1));
+        match self.timer.reset(time, None) {
+            Ok(()) => self.due = Some(due),
+            Err(e) => log::error!("net: cannot set its timer: {e}"),
         }
     }
 
@@ -303,11 +375,28 @@ impl<B: PacketBackend> VirtioDevice for Net<B> {
     }
 
     fn event_sources(&self) -> Vec<EventSource> {
-        vec![EventSource {
-            fd: self.backend.fd(),
-            token: BACKEND,
-            events: EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED,
-        }]
+        vec![
+            EventSource {
+                fd: self.backend.fd(),
+                token: BACKEND,
+                events: EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED,
+            },
+            // Each time that it is set is an edge of its own: nobody has to read it.
+            EventSource {
+                fd: self.timer.as_raw_fd(),
+                token: TIMER,
+                events: EventSet::IN | EventSet::EDGE_TRIGGERED,
+            },
+        ]
+    }
+
+    fn set_limits(&mut self, limits: &DeviceLimits) {
+        let Some(limits) = &limits.net else { return };
+        self.rx_limit.set(limits.rx());
+        self.tx_limit.set(limits.tx());
+        // On the event loop, whoever waits asks again.
+        self.due = None;
+        self.go_on_after(Duration::ZERO);
     }
 
     fn handle_kick(&mut self, queue: u16) {
@@ -324,6 +413,11 @@ impl<B: PacketBackend> VirtioDevice for Net<B> {
             if self.tx.blocked {
                 self.send();
             }
+            self.receive();
+        }
+        if token == TIMER {
+            self.due = None;
+            self.send();
             self.receive();
         }
     }

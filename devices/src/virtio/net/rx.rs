@@ -6,12 +6,14 @@
 //! read in place, and a trickle of small packets takes one buffer each.
 
 use std::io::{ErrorKind, Read, Write};
+use std::time::Duration;
 
 use super::backend::{HEADER_SIZE, MAX_FRAME, PacketBackend};
 use super::counters::{Budget, NetCounters};
 use super::vectored::MAX_PIECES;
 use super::{Next, features, gone};
 use crate::GuestMemory;
+use crate::rate_limit::Limiter;
 use crate::rate_log::RateLog;
 use crate::virtio::{Activation, GuestBuffer, Violation, VirtQueue};
 
@@ -44,6 +46,8 @@ enum Step {
     Look(usize),
     /// No packet or no room: an event will come.
     Wait,
+    /// The limit is used up for this long.
+    Later(Duration),
     /// The back end is gone.
     Gone,
 }
@@ -83,12 +87,14 @@ impl Rx {
     }
 
     /// Moves packets until there are no more, there is no room, or it was enough
-    /// for now. The driver's kicks are wanted afterwards only if room is wanted.
+    /// for now, or all that `limit` allows. The driver's kicks are wanted afterwards
+    /// only if room is wanted.
     pub fn run<B: PacketBackend>(
         &mut self,
         active: &mut Activation,
         backend: &mut B,
         link_up: bool,
+        limit: &Limiter,
         counters: &mut NetCounters,
     ) -> Result<Next, Violation> {
         let mergeable = active.has(features::MRG_RXBUF);
@@ -104,13 +110,14 @@ impl Rx {
                 break Next::Again;
             }
             let step = if link_up {
-                self.receive(queue, mem, backend, mergeable, counters)?
+                self.receive(queue, mem, backend, mergeable, limit, counters)?
             } else {
                 self.drop_one(backend, counters)
             };
             match step {
                 Step::Look(size) => budget.spend(size),
                 Step::Wait => break Next::Wait,
+                Step::Later(time) => break Next::Later(time),
                 Step::Gone => break Next::Gone,
             }
         };
@@ -138,11 +145,16 @@ impl Rx {
         mem: &GuestMemory,
         backend: &mut B,
         mergeable: bool,
+        limit: &Limiter,
         counters: &mut NetCounters,
     ) -> Result<Step, Violation> {
         let mut gathered = Gathered::default();
         if let Some(packet) = self.held.take() {
             return self.deliver_held(packet, gathered, queue, mem, counters);
+        }
+        // A packet's size is known when it has been read, and paid then.
+        if let Some(time) = limit.may_pass() {
+            return Ok(Step::Later(time));
         }
         gathered.fill(queue, mem, self.last_size, mergeable)?;
         if gathered.chains.is_empty() {
@@ -157,6 +169,7 @@ impl Rx {
             }
         };
         self.last_size = size;
+        limit.passed(size.saturating_sub(HEADER_SIZE) as u64);
         let spilt = size.saturating_sub(direct.len());
         if size <= HEADER_SIZE || spilt > self.spill.len() {
             gathered.undo(queue);

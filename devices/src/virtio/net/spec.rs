@@ -5,6 +5,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::MacAddr;
+use crate::rate_limit::{Limit, LimiterState};
 use crate::spec::{Options, SpecError};
 
 const DEVICE: &str = "net";
@@ -15,6 +16,55 @@ pub const MAX_TAP_NAME: usize = libc::IFNAMSIZ - 1;
 /// The smallest MTU on offer: what every IPv4 link must carry (RFC 791), and the
 /// least that virtio 1.2 §5.1.4.1 allows.
 pub const MIN_MTU: u16 = 68;
+
+/// How much may pass a card; "received" is from the guest's side. In JSON an
+/// object of the same names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct NetLimits {
+    /// Bytes of frames to the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_bw: Option<Limit>,
+    /// Packets to the guest; with segmentation offloads, one of 64 KiB is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_pps: Option<Limit>,
+    /// Bytes of frames from the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_bw: Option<Limit>,
+    /// Packets from the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_pps: Option<Limit>,
+}
+
+impl NetLimits {
+    /// True when nothing is limited.
+    pub fn is_none(&self) -> bool {
+        *self == NetLimits::default()
+    }
+
+    /// Takes its options out of a description.
+    ///
+    /// # Errors
+    /// What is no limit.
+    pub fn take(options: &mut Options) -> Result<Self, SpecError> {
+        Ok(NetLimits {
+            rx_bw: options.value("rx-bw")?,
+            rx_pps: options.value("rx-pps")?,
+            tx_bw: options.value("tx-bw")?,
+            tx_pps: options.value("tx-pps")?,
+        })
+    }
+
+    /// Full buckets for what the guest receives.
+    pub fn rx(&self) -> LimiterState {
+        LimiterState::new(self.rx_bw, self.rx_pps)
+    }
+
+    /// Full buckets for what the guest sends.
+    pub fn tx(&self) -> LimiterState {
+        LimiterState::new(self.tx_bw, self.tx_pps)
+    }
+}
 
 /// A network card whose other end is a TAP of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +79,9 @@ pub struct NetSpec {
     /// given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
+    /// How much may pass.
+    #[serde(default, skip_serializing_if = "NetLimits::is_none")]
+    pub limits: NetLimits,
 }
 
 impl NetSpec {
@@ -38,6 +91,7 @@ impl NetSpec {
             tap: tap.into(),
             mac: None,
             mtu: None,
+            limits: NetLimits::default(),
         }
     }
 
@@ -59,7 +113,8 @@ impl NetSpec {
     }
 }
 
-/// `tap=NAME[,mac=MAC][,mtu=N]`.
+/// `tap=NAME[,mac=MAC][,mtu=N]`, and `rx-bw`, `rx-pps`, `tx-bw`, `tx-pps`, each
+/// with a limit.
 impl FromStr for NetSpec {
     type Err = SpecError;
 
@@ -68,9 +123,15 @@ impl FromStr for NetSpec {
         let tap = options.value("tap")?;
         let mac = options.value("mac")?;
         let mtu = options.number("mtu", MIN_MTU, u16::MAX)?;
+        let limits = NetLimits::take(&mut options)?;
         options.finish()?;
         let tap = tap.ok_or_else(|| bad("tap", "needs a name, as in 'tap=tap0'".to_owned()))?;
-        let spec = NetSpec { tap, mac, mtu };
+        let spec = NetSpec {
+            tap,
+            mac,
+            mtu,
+            limits,
+        };
         spec.validate()?;
         Ok(spec)
     }
@@ -117,7 +178,10 @@ mod tests {
     #[test]
     fn bad_descriptions_name_the_option() {
         for (text, message) in [
-            ("", "net: unknown option ''; it takes tap, mac, mtu"),
+            (
+                "",
+                "net: unknown option ''; it takes tap, mac, mtu, rx-bw, rx-pps, tx-bw, tx-pps",
+            ),
             ("mtu=1500", "net: tap: needs a name, as in 'tap=tap0'"),
             ("tap=", "net: tap: '' is not 1 to 15 bytes long"),
             (
@@ -135,7 +199,7 @@ mod tests {
             ("tap=t,mtu=67", "net: mtu: 67 is not between 68 and 65535"),
             (
                 "tap=t,bridge=br0",
-                "net: unknown option 'bridge'; it takes tap, mac, mtu",
+                "net: unknown option 'bridge'; it takes tap, mac, mtu, rx-bw, rx-pps, tx-bw, tx-pps",
             ),
         ] {
             assert_eq!(text.parse::<NetSpec>().unwrap_err().to_string(), message);

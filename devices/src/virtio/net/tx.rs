@@ -6,6 +6,7 @@ use super::backend::{HEADER_SIZE, MAX_FRAME, PacketBackend};
 use super::counters::{Budget, NetCounters};
 use super::vectored::MAX_PIECES;
 use super::{Next, gone};
+use crate::rate_limit::Limiter;
 use crate::rate_log::RateLog;
 use crate::virtio::{Activation, GuestBuffer, Violation};
 
@@ -14,6 +15,8 @@ use crate::virtio::{Activation, GuestBuffer, Violation};
 pub(super) struct Tx {
     /// The back end had no room for the packet at the head of the queue.
     pub blocked: bool,
+    /// That packet has passed the limit already.
+    paid: bool,
 }
 
 enum Sent {
@@ -24,12 +27,14 @@ enum Sent {
 
 impl Tx {
     /// Sends until nothing is left, the back end has no room, or it was enough
-    /// for now. With the link down, packets are lost on the wire.
+    /// for now, or all that `limit` allows. With the link down, packets are lost on
+    /// the wire.
     pub fn run<B: PacketBackend>(
         &mut self,
         active: &mut Activation,
         backend: &mut B,
         link_up: bool,
+        limit: &Limiter,
         counters: &mut NetCounters,
     ) -> Result<Next, Violation> {
         let Activation { mem, queues, .. } = active;
@@ -56,6 +61,15 @@ impl Tx {
                 ));
             }
             let size = chain.readable.len();
+            let frame = size.saturating_sub(HEADER_SIZE) as u64;
+            if link_up && !self.paid {
+                if let Some(time) = limit.pass(frame) {
+                    // Kicks stay off: the timer tells when.
+                    queue.undo_pop();
+                    break Next::Later(time);
+                }
+                self.paid = true;
+            }
             budget.spend(size);
             let sent = if link_up {
                 send(&chain.readable, backend, counters)
@@ -69,6 +83,7 @@ impl Tx {
                 self.blocked = true;
                 break Next::Wait;
             }
+            self.paid = false;
             queue.push(mem, chain.head, 0)?;
             if let Sent::Gone = sent {
                 break Next::Gone;

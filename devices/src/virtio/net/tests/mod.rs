@@ -14,6 +14,7 @@ use crate::virtio::{GuestBuffer, ring_features};
 
 mod device;
 mod hostile;
+mod limits;
 mod rx;
 mod tx;
 
@@ -116,7 +117,7 @@ fn bench_with(has_offloads: bool) -> Bench {
         has_offloads,
     };
     let mac = "02:01:02:03:04:05".parse().unwrap();
-    let net = Arc::new(Mutex::new(Net::new(backend, mac, 1400)));
+    let net = Arc::new(Mutex::new(Net::new(backend, mac, 1400).unwrap()));
     Bench {
         d: Driver::shared(net.clone()),
         net,
