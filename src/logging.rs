@@ -6,7 +6,8 @@
 //! and not at all once the reader is known to have stopped.
 
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -54,6 +55,29 @@ pub fn start_no_thread() {
 /// Ends what [`start_no_thread`] began.
 pub fn start_thread_when_needed() {
     NO_THREAD.store(false, Ordering::Relaxed);
+}
+
+/// The most bytes that standard error may hold; 0 for no bound.
+static BOUND: AtomicU64 = AtomicU64::new(0);
+
+/// Standard error is a file, opened to append, of no more than so many bytes: when
+/// it is full it is begun anew. What a guest makes a monitor say is limited in
+/// time, but it may run for years.
+pub fn bound_file(bytes: u64) {
+    BOUND.store(bytes, Ordering::Relaxed);
+}
+
+/// Writes to a file that holds `size` bytes, no more than `bound`, and counts. One
+/// write, so that lines of several processes do not mix. When it fails there is
+/// nobody left to tell.
+fn put(mut file: impl Write + AsFd, text: &str, bound: u64, size: &mut u64) {
+    if bound != 0 && *size + text.len() as u64 > bound {
+        // When it is no file after all, it goes on growing.
+        let _ = rustix::fs::ftruncate(&file, 0);
+        *size = 0;
+    }
+    *size += text.len() as u64;
+    let _ = file.write_all(text.as_bytes());
 }
 
 impl Log for Stderr {
@@ -130,6 +154,8 @@ pub fn write(text: &str) {
 /// The thread: never ends.
 fn write_pending() {
     let mut pending = lock();
+    // What was written before there was this thread is a line or two.
+    let mut size = 0;
     loop {
         let mut text = std::mem::take(&mut pending.text);
         if text.is_empty() {
@@ -145,9 +171,8 @@ fn write_pending() {
         }
         pending.writing = true;
         drop(pending);
-        // One write, so that lines of several processes do not mix. When it fails
-        // there is nobody left to tell.
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        let bound = BOUND.load(Ordering::Relaxed);
+        put(std::io::stderr(), &text, bound, &mut size);
         pending = lock();
         pending.writing = false;
         pending.stuck = false;
@@ -181,6 +206,31 @@ mod tests {
             line(&record),
             "drupe: warning: disk: bad\\n\\u{1b}[2Jheader\n"
         );
+    }
+
+    #[test]
+    fn a_file_of_messages_is_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let file = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .unwrap();
+        let mut size = 0;
+        for n in 0..100 {
+            put(&file, &format!("message {n}\n"), 100, &mut size);
+            assert!(file.metadata().unwrap().len() <= 100);
+        }
+        assert!(
+            std::fs::read_to_string(&path)
+                .unwrap()
+                .ends_with("message 99\n")
+        );
+        for _ in 0..100 {
+            put(&file, "message\n", 0, &mut size);
+        }
+        assert!(file.metadata().unwrap().len() > 800);
     }
 
     #[test]

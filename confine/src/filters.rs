@@ -297,6 +297,9 @@ const NETWORK: &[Allow] = &[
 /// The console's writer: a file that is begun anew when it is full.
 const CONSOLE: &[Allow] = &[always(SYS_ftruncate), always(SYS_lseek), always(SYS_fstat)];
 
+/// The messages' writer: the same with a file of messages.
+const LOG: &[Allow] = &[always(SYS_ftruncate)];
+
 /// A sandbox's monitor: clients and the agent on Unix sockets, and the files of
 /// its sandbox.
 const CONTROL: &[Allow] = &[
@@ -392,7 +395,7 @@ pub fn of(role: Role) -> Vec<&'static [Allow]> {
         Role::FileSystem => vec![EVERY_THREAD, FILE_DATA, FILE_SYSTEM],
         Role::Network => vec![EVERY_THREAD, WAIT, NETWORK],
         Role::Console => vec![EVERY_THREAD, CONSOLE],
-        Role::Log => vec![EVERY_THREAD],
+        Role::Log => vec![EVERY_THREAD, LOG],
         Role::Control => vec![EVERY_THREAD, NEW_THREAD, START_THREADS, CONTROL],
         Role::Spawner => spawner(&Role::LATE),
     }

@@ -179,6 +179,10 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "NAME=VALUE", help_heading = "Machine")]
     pub sysctl: Vec<Pair>,
 
+    /// How much of its output is kept: max-size=SIZE of a file, max-file=N of them
+    /// [default: max-size=10M, max-file=3]
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Limits")]
+    pub log_opt: Vec<Pair>,
     #[command(flatten)]
     pub limits: super::limits::LimitArgs,
 

@@ -13,10 +13,11 @@ use super::CliError;
 use super::mounts::{MountFlag, SourceFlag, absolute};
 use super::network::HostFlag;
 use super::ports::ExposeFlag;
-use super::process::{all_capabilities, capabilities, environment, map};
+use super::process::{Pair, all_capabilities, capabilities, environment, map};
 use super::run::SandboxArgs;
 use crate::sandbox::ext4;
 use crate::sandbox::id::Id;
+use crate::sandbox::log;
 use crate::sandbox::network::HOST_GATEWAY;
 use crate::sandbox::signals;
 use crate::sandbox::spec::{
@@ -89,9 +90,31 @@ pub fn spec(
         auto_remove: args.rm,
         confine: args.confine,
         limits: DeviceLimits::default(),
+        log: log_limits(&args.log_opt)?,
     };
     args.limits.apply(&mut spec);
     Ok(spec)
+}
+
+/// As Docker's `json-file` has them.
+fn log_limits(options: &[Pair]) -> Result<log::Limits, CliError> {
+    let mut limits = log::Limits::default();
+    for Pair(name, value) in options {
+        match name.as_str() {
+            "max-size" => limits.max_size = value.parse().map_err(|e| bad("--log-opt", e))?,
+            "max-file" => {
+                let number = value.parse();
+                let why = format!("max-file: '{value}' is not a number");
+                limits.max_files = number.map_err(|_| bad("--log-opt", why))?;
+            }
+            _ => {
+                let why = format!("'{name}': give max-size=SIZE or max-file=N");
+                return Err(bad("--log-opt", why));
+            }
+        }
+    }
+    limits.validate().map_err(|e| bad("--log-opt", e))?;
+    Ok(limits)
 }
 
 fn no_image() -> CliError {

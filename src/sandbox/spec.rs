@@ -10,6 +10,7 @@ use protocol::Rlimit;
 use serde::{Deserialize, Serialize};
 use vmm::config::ByteSize;
 
+use super::log;
 use super::time::Time;
 
 /// The version of `config.json` that this program writes. It reads no newer one.
@@ -57,6 +58,9 @@ pub struct Spec {
     /// How much each of its disks and its network card may do.
     #[serde(default)]
     pub limits: DeviceLimits,
+    /// How much of its process's output is kept.
+    #[serde(default)]
+    pub log: log::Limits,
 }
 
 /// The image that a sandbox was made of.
@@ -327,6 +331,7 @@ pub(crate) mod tests {
             auto_remove: false,
             confine: confine::Mode::On,
             limits: DeviceLimits::default(),
+            log: log::Limits::default(),
         }
     }
 

@@ -104,6 +104,7 @@ fn value(sandbox: &Sandbox, spec: &Spec, state: &State) -> Value {
         },
         "Machine": spec.machine,
         "Limits": spec.limits,
+        "LogConfig": spec.log,
         "Confinement": {
             "Mode": spec.confine,
             "Layers": state.confinement,

@@ -48,6 +48,8 @@ pub const COMMAND: &str = "sandbox-monitor";
 pub const VERBOSE: &str = "-v";
 /// What the monitor itself has to say.
 pub const LOG: &str = "monitor.log";
+/// The most that is kept of that, in bytes.
+const MAX_LOG: u64 = 1 << 20;
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -75,6 +77,7 @@ pub fn main(id: &str) -> ExitCode {
     // A clock that starts now.
     LazyLock::force(&START);
     logging::start_no_thread();
+    logging::bound_file(MAX_LOG);
     let result = launch::take().and_then(|stream| run(stream, id));
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -192,7 +195,7 @@ impl Running {
             }
         };
         drop(ready);
-        let opened = log::Writer::open(Path::new(".")).and_then(|log| {
+        let opened = log::Writer::open(Path::new("."), spec.log).and_then(|log| {
             let listener = UnixListener::bind(control::SOCKET)?;
             Ok((log, listener))
         });

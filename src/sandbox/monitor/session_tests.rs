@@ -121,7 +121,7 @@ fn setting(timeout: Duration) -> Setting {
     let (session, killed) = session(dir.path(), timeout);
     let output = session.start(guest::process(&spec("x"), None)).unwrap();
     let process = agent.process.recv().unwrap();
-    let log = log::Writer::open(dir.path()).unwrap();
+    let log = log::Writer::open(dir.path(), log::Limits::default()).unwrap();
     let pumping = session.clone();
     let pump = thread::spawn(move || pumping.pump(output, log));
     let listener = UnixListener::bind(dir.path().join("control.sock")).unwrap();
