@@ -1,7 +1,7 @@
 //! One stream between a guest's socket and a Unix socket of the host.
 //!
 //! Nothing here waits, and the only memory that grows is the outbox, up to
-//! [`BUF_ALLOC`]: data toward the guest stay in the Unix socket until there are
+//! what its [`Grant`] says: data toward the guest stay in the Unix socket until there are
 //! both credit and a buffer of the guest's for them.
 
 use std::collections::VecDeque;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice};
 use vmm_sys_util::epoll::EventSet;
 
-use super::credit::{BUF_ALLOC, Credit};
+use super::credit::{Credit, Grant};
 use super::packet::{Header, Key, Op, SHUTDOWN_BOTH, SHUTDOWN_RCV, SHUTDOWN_SEND};
 use super::sock;
 use crate::virtio::GuestBuffer;
@@ -57,6 +57,7 @@ enum State {
 pub struct Outbox {
     stream: UnixStream,
     bytes: VecDeque<u8>,
+    grant: Grant,
 }
 
 impl Outbox {
@@ -132,31 +133,44 @@ pub struct Connection {
 
 impl Connection {
     /// A host program asks for a port of the guest.
-    pub fn from_host(key: Key, stream: UnixStream) -> Self {
+    pub fn from_host(key: Key, stream: UnixStream, grant: Grant) -> Self {
         let deadline = Some(Instant::now() + REQUEST_TIMEOUT);
-        Self::new(key, stream, State::Connecting { asked: false }, deadline)
+        Self::new(
+            key,
+            stream,
+            grant,
+            State::Connecting { asked: false },
+            deadline,
+        )
     }
 
     /// The guest asked for a port of the host with `request`, and got `stream`.
-    pub fn from_guest(stream: UnixStream, request: &Header) -> Self {
-        let mut connection = Self::new(request.key(), stream, State::Open, None);
+    pub fn from_guest(stream: UnixStream, request: &Header, grant: Grant) -> Self {
+        let mut connection = Self::new(request.key(), stream, grant, State::Open, None);
         connection.credit.update(request);
         connection.response_due = true;
         connection
     }
 
-    fn new(key: Key, stream: UnixStream, state: State, deadline: Option<Instant>) -> Self {
+    fn new(
+        key: Key,
+        stream: UnixStream,
+        grant: Grant,
+        state: State,
+        deadline: Option<Instant>,
+    ) -> Self {
         Connection {
             key,
             deadline,
             queued: false,
             watches_writing: false,
             state,
+            credit: Credit::new(grant.bytes()),
             out: Outbox {
                 stream,
                 bytes: VecDeque::new(),
+                grant,
             },
-            credit: Credit::default(),
             readable: true,
             host_finished: false,
             host_deaf: false,
@@ -219,7 +233,8 @@ impl Connection {
 
     fn take_data(&mut self, header: &Header, mut payload: GuestBuffer) -> Verdict {
         let len = u32::from(header.len) as usize;
-        let room = BUF_ALLOC as usize - self.out.bytes.len();
+        let most = self.out.grant.bytes() as usize;
+        let room = most - self.out.bytes.len();
         if len > payload.len() || len > room || self.guest_shut & SHUTDOWN_SEND != 0 {
             return Verdict::Reset;
         }
@@ -245,6 +260,8 @@ impl Connection {
             let mut rest = vec![0; payload.len()];
             // It cannot be short: the buffer holds as much as it says.
             let n = payload.read(&mut rest).unwrap_or(0);
+            // All at once: growing by doubling could take twice as much.
+            self.out.bytes.reserve_exact(most - self.out.bytes.len());
             self.out.bytes.extend(&rest[..n]);
         }
         Verdict::Keep

@@ -2,18 +2,73 @@
 //! the other has room for.
 
 use std::num::Wrapping;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::packet::Header;
 
-/// Receive buffer of each connection, in bytes: what the guest may have under
-/// way to a host program that does not read. As large as Linux's own.
+/// The largest receive buffer of a connection, in bytes: what the guest may have
+/// under way to a host program that does not read. As large as Linux's own.
 pub const BUF_ALLOC: u32 = 256 * 1024;
-/// Once the guest's idea of the room is behind by this much, it is told.
-const ANNOUNCE: u32 = BUF_ALLOC / 4;
+/// The smallest, which every connection has.
+pub const MIN_ALLOC: u32 = 8 * 1024;
+/// What all connections together may have beyond that: a guest that opens all it
+/// can and has nothing read would otherwise hold hundreds of megabytes.
+pub const POOL: u32 = 8 << 20;
+/// A connection gets at most this part of what is left, so that there is
+/// something for the next.
+const SHARE: u32 = 16;
+
+/// What connections share for their receive buffers.
+#[derive(Debug, Clone)]
+pub struct Pool(Arc<AtomicU32>);
+
+impl Default for Pool {
+    fn default() -> Self {
+        Pool(Arc::new(AtomicU32::new(POOL)))
+    }
+}
+
+impl Pool {
+    /// A buffer for a new connection: the largest while there are few, smaller
+    /// ones when there are many.
+    pub fn grant(&self) -> Grant {
+        // One thread takes; others at most give back.
+        let left = self.0.load(Ordering::Relaxed);
+        let extra = (left / SHARE).min(BUF_ALLOC - MIN_ALLOC);
+        self.0.fetch_sub(extra, Ordering::Relaxed);
+        Grant {
+            pool: self.clone(),
+            extra,
+        }
+    }
+}
+
+/// A connection's receive buffer. What is beyond the smallest goes back with it.
+#[derive(Debug)]
+pub struct Grant {
+    pool: Pool,
+    extra: u32,
+}
+
+impl Grant {
+    /// How large it may be.
+    pub fn bytes(&self) -> u32 {
+        MIN_ALLOC + self.extra
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        self.pool.0.fetch_add(self.extra, Ordering::Relaxed);
+    }
+}
 
 /// Both sides' counters.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Credit {
+    /// Our receive buffer.
+    alloc: u32,
     /// Bytes that left our receive buffer.
     forwarded: Wrapping<u32>,
     /// What the guest was told of `forwarded`.
@@ -27,6 +82,19 @@ pub struct Credit {
 }
 
 impl Credit {
+    /// That of a new connection with a receive buffer of `alloc` bytes.
+    pub fn new(alloc: u32) -> Self {
+        Credit {
+            alloc,
+            forwarded: Wrapping(0),
+            announced: Wrapping(0),
+            sent: Wrapping(0),
+            peer_alloc: 0,
+            peer_forwarded: Wrapping(0),
+            asked: false,
+        }
+    }
+
     /// Takes over what a packet of the guest says.
     pub fn update(&mut self, header: &Header) {
         self.peer_alloc = header.buf_alloc.into();
@@ -63,15 +131,36 @@ impl Credit {
         self.asked = true;
     }
 
-    /// The guest should be told of its credit.
+    /// The guest should be told of its credit: its idea of the room is behind by
+    /// a good part of it.
     pub fn should_announce(&self) -> bool {
-        (self.forwarded - self.announced).0 >= ANNOUNCE
+        (self.forwarded - self.announced).0 >= self.alloc / 4
     }
 
     /// Writes our side into a header that goes out.
     pub fn announce(&mut self, header: &mut Header) {
         self.announced = self.forwarded;
-        header.buf_alloc = BUF_ALLOC.into();
+        header.buf_alloc = self.alloc.into();
         header.fwd_cnt = self.forwarded.0.into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::muxer::MAX_STREAMS;
+    use super::*;
+
+    #[test]
+    fn all_buffers_together_are_bounded_and_come_back() {
+        let pool = Pool::default();
+        assert_eq!(pool.grant().bytes(), BUF_ALLOC);
+        let grants: Vec<Grant> = (0..MAX_STREAMS).map(|_| pool.grant()).collect();
+        let sum: u32 = grants.iter().map(Grant::bytes).sum();
+        assert!(sum <= 16 << 20, "{sum}");
+        assert!(grants.iter().all(|grant| grant.bytes() >= MIN_ALLOC));
+        let whole = grants.iter().filter(|grant| grant.bytes() == BUF_ALLOC);
+        assert!(whole.count() >= 16);
+        drop(grants);
+        assert_eq!(pool.0.load(Ordering::Relaxed), POOL);
     }
 }

@@ -2,7 +2,7 @@
 //! next, and what has become of the sockets.
 //!
 //! What the guest can make this remember is bounded: [`MAX_STREAMS`] streams,
-//! each once in the queue of those with a packet to send; and the resets for
+//! with what [`Pool`] has for all their data, each once in the queue of those with a packet to send; and the resets for
 //! what has no stream any more, for which the device stops taking packets when
 //! [`MAX_RESETS`] wait for buffers of the guest's.
 
@@ -16,6 +16,7 @@ use vmm_sys_util::epoll::{EpollEvent, EventSet};
 
 use super::VsockError;
 use super::connection::{Connection, LINGER, Outbox, Verdict};
+use super::credit::Pool;
 use super::handshake::Handshake;
 use super::listener::Listener;
 use super::packet::{HEADER_SIZE, HOST_CID, Header, Key, Op, TYPE_STREAM};
@@ -74,6 +75,8 @@ pub struct Muxer {
     guest_cid: u64,
     listener: Listener,
     poller: Poller,
+    /// What the connections' receive buffers are of.
+    pool: Pool,
     streams: HashMap<u64, Stream>,
     connections: HashMap<Key, u64>,
     /// Connections with a packet for the guest, each at most once.
@@ -99,6 +102,7 @@ impl Muxer {
             guest_cid: spec.cid,
             listener: Listener::open(&spec.path)?,
             poller,
+            pool: Pool::default(),
             streams: HashMap::new(),
             connections: HashMap::new(),
             ready: VecDeque::new(),
@@ -182,7 +186,7 @@ impl Muxer {
         let Some(stream) = self.dial(key.local) else {
             return self.resets.push_back((key, TYPE_STREAM));
         };
-        let connection = Box::new(Connection::from_guest(stream, request));
+        let connection = Box::new(Connection::from_guest(stream, request, self.pool.grant()));
         let id = self.new_id();
         if self
             .poller
@@ -323,7 +327,8 @@ impl Muxer {
         };
         let local = self.new_port(peer);
         let key = Key { local, peer };
-        let connection = Box::new(Connection::from_host(key, handshake.into_stream()));
+        let (stream, grant) = (handshake.into_stream(), self.pool.grant());
+        let connection = Box::new(Connection::from_host(key, stream, grant));
         let (fd, events) = (connection.as_raw_fd(), interest(&connection));
         if self.poller.modify(fd, id, events).is_err() {
             return;

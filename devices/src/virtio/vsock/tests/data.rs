@@ -156,6 +156,38 @@ fn a_guest_that_asks_for_credit_gets_it() {
     assert_eq!(read(&host, 4), b"four");
 }
 
+/// Many streams share what there is, and each keeps to its part.
+#[test]
+fn a_buffer_is_smaller_where_there_are_many() {
+    let mut g = Guest::new();
+    let streams: Vec<_> = (0..100).map(|_| g.connected(52)).collect();
+    let alloc = |g: &mut Guest, key| {
+        g.send(key, Op::CreditRequest, &[]);
+        u32::from(g.expect(Op::CreditUpdate).header.buf_alloc)
+    };
+    let first = alloc(&mut g, streams[0].1);
+    let key = &streams[99].1;
+    let last = alloc(&mut g, *key);
+    assert_eq!(first, BUF_ALLOC);
+    assert!((MIN_ALLOC..BUF_ALLOC / 2).contains(&last), "{last}");
+    // As much as that, and what the socket of the host takes; then no more.
+    let piece = vec![1; 4096];
+    let mut sent = 0;
+    while g.inbox.is_empty() {
+        g.send(*key, Op::Rw, &piece);
+        g.pump();
+        sent += piece.len();
+        assert!(
+            sent < 2 * MIB,
+            "nothing ends a guest that overruns its credit"
+        );
+        let most = g.device.lock().unwrap().muxer.most_held();
+        assert!(most <= last as usize, "{most}");
+        // It goes on without credit, which it is told of meanwhile.
+        g.inbox.retain(|packet| packet.op() == Op::Rst);
+    }
+}
+
 #[test]
 fn the_host_finishes_and_still_gets_the_answer() {
     let mut g = Guest::new();

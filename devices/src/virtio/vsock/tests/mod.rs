@@ -19,7 +19,7 @@ use event_manager::EventSet;
 use tempfile::TempDir;
 use vm_memory::ByteValued;
 
-use super::credit::BUF_ALLOC;
+use super::credit::{BUF_ALLOC, MIN_ALLOC};
 use super::packet::{HEADER_SIZE, HOST_CID, Header, Key, Op, TYPE_STREAM};
 use super::{Vsock, VsockSpec};
 use crate::testing::{Desc, Driver, RING_SIZE};
