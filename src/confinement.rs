@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 use std::thread::{Builder, JoinHandle};
@@ -50,6 +51,11 @@ pub fn enter(
 ) -> Result<Report, ConfinementError> {
     let mut plan = plan(config, entries);
     plan.mode = mode;
+    if let Some(vsock) = &config.vsock
+        && mode != Mode::Off
+    {
+        tell_of_what_stays(&vsock.path);
+    }
     plan.directories = machine.directories();
     let Confined { report, spawner } = confine::enter(&plan)?;
     if let Some(spawner) = spawner {
@@ -131,6 +137,33 @@ fn plan(config: &VmConfig, entries: Vec<Entry>) -> Plan {
     plan
 }
 
+/// Warns when a socket cannot be removed at the end: confined, root may do no more
+/// in a directory of somebody else than anybody may.
+fn tell_of_what_stays(socket: &Path) {
+    let directory = directory_of(socket);
+    let root = rustix::process::geteuid().is_root();
+    let Ok(metadata) = fs::metadata(&directory) else {
+        return;
+    };
+    if root && !root_may_write(metadata.uid(), metadata.gid(), metadata.mode()) {
+        log::warn!(
+            "--vsock {}: the socket will stay behind: its directory belongs to user {}, and drupe gives up root's power over it: give a directory of root's, or run drupe as that user; the next VM at this path replaces the socket",
+            socket.display(),
+            metadata.uid()
+        );
+    }
+}
+
+/// Whether root without capabilities may add to and remove from a directory.
+fn root_may_write(uid: u32, gid: u32, mode: u32) -> bool {
+    let shift = match (uid, gid) {
+        (0, _) => 6,
+        (_, 0) => 3,
+        _ => 0,
+    };
+    (mode >> shift) & 0o3 == 0o3
+}
+
 /// The path of a file that is to be found again in an empty root: without `..`,
 /// which would lead through directories that are not there.
 pub fn plain(path: &Path) -> PathBuf {
@@ -208,6 +241,20 @@ impl Threads for InRoles {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_root_may_do_in_a_directory_is_known_before() {
+        for (uid, gid, mode, may) in [
+            (0, 0, 0o40755, true),
+            (0, 0, 0o40555, false),
+            (1000, 1000, 0o40755, false),
+            (1000, 0, 0o40775, true),
+            (1000, 0, 0o40757, false),
+            (1000, 1000, 0o41777, true),
+        ] {
+            assert_eq!(root_may_write(uid, gid, mode), may, "{uid} {gid} {mode:o}");
+        }
+    }
 
     #[test]
     fn a_path_leads_through_no_directory_that_is_left_behind() {
