@@ -54,9 +54,13 @@ impl Store {
         let layers = self.ensure_layers(image.layers, progress)?;
         let id = Digest::of(image.config);
         let _lock = self.lock()?;
+        let mut names = self.names()?;
+        if !self.record_path(id).exists() {
+            // Those that an earlier one left behind are not the new one's.
+            names.forget(id);
+        }
         self.write(&self.config_path(id), image.config)?;
         self.write_record(id, &layers)?;
-        let mut names = self.names()?;
         for name in image.names {
             names.set(name, id);
         }

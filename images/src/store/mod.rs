@@ -152,7 +152,10 @@ impl Store {
                     Some(digest) => candidate.with_digest(digest).to_string(),
                     None => candidate.to_string(),
                 };
-                if let Some(id) = names.get(&keys) {
+                // One of an image that has gone stands for none.
+                if let Some(id) = names.get(&keys)
+                    && self.record_path(id).exists()
+                {
                     return Ok((id, Some(keys)));
                 }
             }

@@ -42,6 +42,11 @@ impl Names {
         self.names.insert(name.to_string(), id);
     }
 
+    /// Takes all names of an image away.
+    pub fn forget(&mut self, id: Digest) {
+        self.names.retain(|_, image| *image != id);
+    }
+
     /// Takes a name away.
     pub fn remove(&mut self, name: &str) {
         self.names.remove(name);

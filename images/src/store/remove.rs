@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use super::names::Names;
 use super::{Store, files};
 use crate::{Digest, Error};
 
@@ -82,11 +83,14 @@ impl Store {
             names.remove(&name.to_string());
             removed.push(Removed::Name(name.familiar()));
         }
-        self.write_names(&names)?;
-        if holders.is_empty() {
-            self.remove_image(id)?;
-            removed.push(Removed::Image(id));
+        if !holders.is_empty() {
+            self.write_names(&names)?;
+            return Ok(removed);
         }
+        // First what makes room: on a full disk, nothing could be written.
+        self.remove_image(id)?;
+        removed.push(Removed::Image(id));
+        self.forget_names(&names)?;
         Ok(removed)
     }
 
@@ -110,7 +114,6 @@ impl Store {
                 names.remove(&name.to_string());
                 pruned.removed.push(Removed::Name(name.familiar()));
             }
-            self.write_names(&names)?;
             files::remove(&self.record_path(id))?;
             pruned.removed.push(Removed::Image(id));
         }
@@ -126,6 +129,10 @@ impl Store {
         let partial = self.root.join("partial");
         for name in files::list(&partial)? {
             pruned.bytes += files::remove_if_idle(&partial.join(name))?;
+        }
+        // Last: by now there is room for it.
+        if !pruned.removed.is_empty() {
+            self.forget_names(&names)?;
         }
         Ok(pruned)
     }
@@ -163,6 +170,21 @@ impl Store {
             usage.reclaimable += bytes;
         }
         Ok(usage)
+    }
+
+    /// Writes the names after images have gone. A disk that is full even now is no
+    /// failure: a name that leads to no image is not found, and goes with the next
+    /// ones that are written.
+    fn forget_names(&self, names: &Names) -> Result<(), Error> {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        match self.write_names(names) {
+            Err(Error::Store { source, .. })
+                if matches!(source.kind(), StorageFull | QuotaExceeded) =>
+            {
+                Ok(())
+            }
+            result => result,
+        }
     }
 
     fn holders_of(&self, id: Digest) -> Result<Vec<String>, Error> {

@@ -206,6 +206,28 @@ fn pruning_takes_what_nobody_has() {
     assert_eq!(store.disk_usage().unwrap(), DiskUsage::default());
 }
 
+/// As a crash leaves it, or a disk that was full, after an image has gone and
+/// before its names have.
+#[test]
+fn a_name_without_an_image_stands_for_none() {
+    let (_guard, store) = open();
+    let id = load(&store, &TestImage::small(), &["app", "old"]);
+    fs::remove_file(store.record_path(id)).unwrap();
+    for text in ["app", "old", &id.to_string()] {
+        let error = store.resolve(text).unwrap_err();
+        assert!(
+            matches!(error, Error::Unknown(ref name) if name == text),
+            "{error}"
+        );
+        assert!(store.remove(text, true).is_err());
+    }
+    assert!(store.list().unwrap().is_empty());
+    // The same image again has the names that it is given now.
+    assert_eq!(load(&store, &TestImage::small(), &["app"]), id);
+    assert_eq!(familiar(&store.resolve("app").unwrap()), ["app:latest"]);
+    assert!(store.resolve("old").is_err());
+}
+
 #[test]
 fn what_someone_is_about_to_use_is_not_removed() {
     let (_guard, store) = open();
