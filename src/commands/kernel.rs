@@ -8,18 +8,19 @@ use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 
+use rustix::process::{Pid, Signal};
 use thiserror::Error;
-use vmm_sys_util::signal::register_signal_handler;
 
 use super::{Failure, print};
 use crate::cli::{Format, KernelCommand, ListArgs, StoreArgs};
 use crate::exit::Exit;
 use crate::kernels::{self, Kernel};
 use crate::output;
+use crate::sandbox::signals::Signals;
 
 /// The scripts, and the options that `build` looks for beside itself.
 const FILES: [(&str, &str); 3] = [
@@ -126,22 +127,19 @@ fn script(name: &'static str, words: Vec<OsString>) -> Result<Exit, Failure> {
     for (file, text) in FILES {
         fs::write(scratch.0.join(file), text).map_err(|e| unpack(&scratch.0, e))?;
     }
-    // Ctrl-C reaches the script as well: it ends, and drupe tidies up after it.
-    ignore_interrupts();
-    let status = Command::new("bash")
-        .arg(scratch.0.join(name))
-        .args(words)
-        .status();
+    let mut command = Command::new("bash");
+    command.arg(scratch.0.join(name)).args(words);
+    let ended = run_as_group(&mut command);
     drop(scratch);
-    let status = status.map_err(|source| {
+    let (status, signal) = ended.map_err(|source| {
         Failure::runtime(KernelError::Bash {
             script: name,
             source,
         })
     })?;
-    match (status.success(), status.signal()) {
+    match (status.success(), signal) {
         (true, _) => Ok(Exit::Success),
-        (false, Some(libc::SIGINT)) => Ok(Exit::Signal(libc::SIGINT as u8)),
+        (false, Some(signal)) => Ok(Exit::Signal(u8::try_from(signal).unwrap_or(u8::MAX))),
         _ => Err(Failure::runtime(KernelError::Failed {
             script: name,
             status,
@@ -149,12 +147,52 @@ fn script(name: &'static str, words: Vec<OsString>) -> Result<Exit, Failure> {
     }
 }
 
-/// Makes SIGINT do nothing in this process. A child starts with the default
-/// again, which it would not if the signal were ignored.
-fn ignore_interrupts() {
-    extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
-    // When it cannot be set, Ctrl-C leaves a directory behind in TMPDIR.
-    let _ = register_signal_handler(libc::SIGINT, nothing);
+/// Runs a program and all that it starts as a process group, to which the signals
+/// that are to end drupe go: a build has many processes, and killing the first
+/// would leave the others at work. Says how it ended, and after which signal.
+fn run_as_group(command: &mut Command) -> io::Result<(ExitStatus, Option<i32>)> {
+    let mut taken: Vec<i32> = vec![libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+    // What was ignored stays so, as under nohup.
+    let ignored = ignored();
+    taken.retain(|signal| ignored & 1 << (signal - 1) == 0);
+    taken.push(libc::SIGCHLD);
+    // Nothing is asked, and a group in the background may not read a terminal.
+    let mut child = command.stdin(Stdio::null()).process_group(0).spawn()?;
+    // Not before: what is blocked here would be blocked there.
+    let signals = Signals::block(&taken)?;
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let mut first = None;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok((status, first));
+        }
+        let signal = signals.wait()?;
+        if signal == libc::SIGCHLD {
+            continue;
+        }
+        // Whoever asks twice means it.
+        let send = match first.replace(signal) {
+            None => match signal {
+                libc::SIGINT => Signal::INT,
+                libc::SIGHUP => Signal::HUP,
+                libc::SIGQUIT => Signal::QUIT,
+                _ => Signal::TERM,
+            },
+            Some(_) => Signal::KILL,
+        };
+        if let Some(group) = group {
+            // It may have ended just now.
+            let _ = rustix::process::kill_process_group(group, send);
+        }
+    }
+}
+
+/// The signals that this process was started to ignore, a bit for each.
+fn ignored() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or_default()
 }
 
 /// A directory of this user's alone, removed on drop.
