@@ -36,7 +36,7 @@ pub mod spec;
 pub mod volume;
 
 /// The longest that a guest may be given to power itself off, in seconds: a day.
-const MAX_STOP_TIMEOUT: i64 = 24 * 60 * 60;
+const MAX_STOP_TIMEOUT: u32 = 24 * 60 * 60;
 /// The largest file that `--config` reads; one VM takes a few hundred bytes.
 const MAX_CONFIG_SIZE: u64 = 1 << 20;
 /// The longest message about the command line, in characters: it repeats what
@@ -57,7 +57,7 @@ const MAX_MESSAGE: usize = 1000;
   drupe run --rm -it debian bash          a shell in a machine of its own
   drupe boot --kernel NAME --disk root.img --append 'root=/dev/vda'
 
-'drupe COMMAND --help' tells more about a command."
+'drupe help COMMAND' tells more about a command."
 )]
 pub struct Cli {
     /// Say what is done, and give every cause of an error
@@ -124,6 +124,9 @@ pub enum Command {
     Completions(volume::CompletionsArgs),
     /// Write manual pages
     Man(volume::ManArgs),
+    /// Print the names of what there is, for completions
+    #[command(name = volume::NAMES, hide = true)]
+    Names(volume::NamesArgs),
     /// Boot a virtual machine, with its console on this terminal
     Boot(Box<BootArgs>),
     /// Find out whether this machine can run VMs, and what to do if not
@@ -206,7 +209,7 @@ pub struct BootArgs {
     /// How long the guest may take to power itself off when drupe is told to
     /// stop, before it is stopped by force
     #[arg(long, value_name = "SECONDS", default_value_t = 10,
-          value_parser = clap::value_parser!(u32).range(0..=MAX_STOP_TIMEOUT))]
+          value_parser = stop_timeout)]
     pub stop_timeout: u32,
     /// What this process keeps from itself before the guest runs: strict, all
     /// layers or nothing runs; on, those that the host allows; off, for debugging
@@ -347,6 +350,18 @@ fn cpus(text: &str) -> Result<u8, String> {
     number.ok_or_else(|| format!("give a number from 1 to {MAX_CPUS}"))
 }
 
+fn stop_timeout(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|n| *n <= MAX_STOP_TIMEOUT);
+    number.ok_or_else(|| format!("give a number of seconds, 0 to {MAX_STOP_TIMEOUT}"))
+}
+
+/// The size of a disk with a file system.
+fn disk_size(text: &str) -> Result<ByteSize, String> {
+    let size = text.parse()?;
+    crate::sandbox::ext4::check(size).map_err(|e| e.to_string())?;
+    Ok(size)
+}
+
 fn console() -> impl TypedValueParser<Value = Console> {
     PossibleValuesParser::new(["on", "off"]).map(|text| match text.as_str() {
         "off" => Console::Off,
@@ -418,13 +433,24 @@ pub enum Parsed {
 /// [`CliError::Usage`], in one line.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, CliError> {
     let args: Vec<OsString> = args.into_iter().collect();
-    match Cli::try_parse_from(&args) {
+    match Cli::try_parse_from(asked_for_help(&args)) {
         Ok(cli) => Ok(Parsed::Run(Box::new(cli))),
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Ok(Parsed::Print(e.render().to_string()))
         }
         Err(e) => Err(CliError::Usage(usage_line(&e, &args))),
     }
+}
+
+/// `drupe help COMMAND` is `drupe COMMAND --help`. clap has such a command too,
+/// which would hold a copy of all others at each start.
+fn asked_for_help(args: &[OsString]) -> Vec<OsString> {
+    let mut args = args.to_vec();
+    if args.get(1).is_some_and(|word| word == "help") {
+        args.remove(1);
+        args.push("--help".into());
+    }
+    args
 }
 
 /// Puts clap's message, of several lines, into one.

@@ -33,6 +33,12 @@ pub fn print_error(error: &(dyn Error + 'static), verbose: bool) {
     logging::write(&text);
 }
 
+/// Prints a line that goes before an error, of somebody else's words.
+pub fn print_note(text: &str) {
+    let end = terminal::line_end();
+    logging::write(&format!("drupe: | {}{end}", one_line(text)));
+}
+
 /// `text` with every control character escaped: it came from a file name, a
 /// config file or a guest, and must neither break the line nor the terminal.
 pub fn one_line(text: &str) -> String {

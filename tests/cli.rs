@@ -67,6 +67,13 @@ fn every_bad_input_gets_one_line_and_its_status() {
             "--boot-protocol",
         ),
         ("boot --kernel /dev/null --stop-timeout -1", 2, "-1"),
+        ("boot --kernel /dev/null --stop-timeout x", 2, "seconds"),
+        ("boot --kernel /dev/null --net tap0", 2, "'tap=tap0'"),
+        (
+            "boot --kernel /dev/null --net user,publish=99999:1",
+            2,
+            "publish: '99999:1' has '99999', which is not a port",
+        ),
         (
             "boot --kernel /dev/null --stop-timeout 9999999999",
             2,
@@ -268,6 +275,55 @@ fn a_script_that_fails_is_an_error_and_leaves_nothing() {
     );
 }
 
+/// A build has many processes, which end with it.
+#[test]
+fn a_kernel_build_that_is_ended_leaves_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = tempfile::tempdir().unwrap();
+    let (bin, tmp) = (scratch.path().join("bin"), scratch.path().join("tmp"));
+    fs::create_dir(&bin).unwrap();
+    fs::create_dir(&tmp).unwrap();
+    let pid = scratch.path().join("pid");
+    // In the place of a compiler: what the script calls first.
+    let apt = format!(
+        "#!/bin/sh\nsleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait\n",
+        pid.display()
+    );
+    for name in ["apt-get", "apt-cache"] {
+        fs::write(bin.join(name), &apt).unwrap();
+        fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut drupe = Command::new(env!("CARGO_BIN_EXE_drupe"))
+        .args(["kernel", "build"])
+        .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
+        .env("TMPDIR", &tmp)
+        .env("DRUPE_KERNELS", scratch.path().join("store"))
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let wait_for = |done: &mut dyn FnMut() -> bool| {
+        while !done() {
+            assert!(std::time::Instant::now() < end);
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    wait_for(&mut || pid.exists());
+    let sleeper = fs::read_to_string(&pid).unwrap().trim().to_owned();
+    let kill = |pid: &str| Command::new("kill").arg(pid).status().unwrap();
+    assert!(kill(&drupe.id().to_string()).success());
+    assert_eq!(drupe.wait().unwrap().code(), Some(143));
+    // Whoever adopts it has to have waited for it, too.
+    wait_for(&mut || {
+        let stat = fs::read_to_string(format!("/proc/{sleeper}/stat"));
+        stat.map_or(true, |stat| stat.contains(") Z "))
+    });
+    assert_eq!(fs::read_dir(&tmp).unwrap().count(), 0);
+    let store = fs::read_dir(scratch.path().join("store")).unwrap();
+    assert_eq!(store.flatten().filter(|e| e.path().is_dir()).count(), 0);
+}
+
 /// Whatever this host is, doctor says it the same way three times.
 #[test]
 fn doctor_agrees_with_itself() {
@@ -358,8 +414,35 @@ fn bad_input_about_sandboxes_leaves_nothing_behind() {
         ("create --pull never nonesuch", 125, "nonesuch"),
         ("exec nonesuch true", 125, "no such sandbox: nonesuch"),
         ("exec nonesuch", 125, "COMMAND"),
-        ("start nonesuch", 125, "no such sandbox"),
+        ("start nonesuch", 1, "no such sandbox"),
+        ("start --frobnicate", 2, "--frobnicate"),
+        ("start -ai --frobnicate", 125, "--frobnicate"),
+        ("start -a nonesuch", 125, "no such sandbox"),
         ("start -a one two", 125, "only one"),
+        (
+            "run --disk-size 100T image",
+            125,
+            "100T is too large: give 16M to 15T",
+        ),
+        (
+            "run --stop-timeout x image",
+            125,
+            "'x' is no number of seconds",
+        ),
+        ("run --env =x image", 125, "NAME=VALUE"),
+        ("create --sysctl a image", 125, "NAME=VALUE"),
+        ("create --label =a image", 125, "NAME=VALUE"),
+        ("events --filter a", 2, "NAME=VALUE"),
+        (
+            "run localhost:1/nonesuch",
+            125,
+            "no image 'localhost:1/nonesuch' in the store, and none to be had: localhost:1: ",
+        ),
+        (
+            "run --platform linux/s390x localhost:1/nonesuch",
+            125,
+            "is for linux/s390x and this is a machine for",
+        ),
         ("attach nonesuch", 125, "no such sandbox"),
         ("stop nonesuch", 1, "no such sandbox"),
         ("kill -s FROB nonesuch", 2, "FROB"),
@@ -374,7 +457,7 @@ fn bad_input_about_sandboxes_leaves_nothing_behind() {
         ("port nonesuch 80", 1, "no such sandbox"),
         ("rename nonesuch new", 1, "no such sandbox"),
         ("volume rm nonesuch", 1, "no such volume"),
-        ("volume create --size 1M small", 1, "small"),
+        ("volume create --size 1M small", 2, "--size"),
         ("volume create a/b", 1, "a/b"),
         ("volume prune", 2, "-f"),
         ("system prune", 2, "-f"),
@@ -390,6 +473,66 @@ fn bad_input_about_sandboxes_leaves_nothing_behind() {
         let volumes = fs::read_dir(home.path().join("volumes"));
         assert_eq!(volumes.map_or(0, Iterator::count), 0, "{line}");
     }
+}
+
+/// As with `rm -f`, and with docker: it is said, and it is no failure.
+#[test]
+fn what_is_not_there_is_removed_by_force() {
+    let home = tempfile::tempdir().unwrap();
+    for (line, expected) in [
+        ("rm -f nonesuch", "no such sandbox: nonesuch"),
+        ("rmi -f nonesuch", "no image 'nonesuch'"),
+    ] {
+        let output = at_home(home.path(), line);
+        assert_eq!(output.status.code(), Some(0), "{line}");
+        assert!(error_line(&output).contains(expected), "{line}");
+    }
+}
+
+/// What a shell does that completes a name.
+#[test]
+fn bash_completes_names() {
+    let home = tempfile::tempdir().unwrap();
+    for name in ["data", "dates", "other"] {
+        let line = format!("volume create --size 16M {name}");
+        assert_eq!(at_home(home.path(), &line).status.code(), Some(0));
+    }
+    let program = env!("CARGO_BIN_EXE_drupe");
+    let complete = |words: &str| {
+        let script = format!(
+            "source <('{program}' completions bash)\nCOMP_WORDS=('{program}' {words})\n\
+             COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n\
+             _drupe_with_names '{program}' \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"\n\
+             printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        );
+        let mut bash = Command::new("bash");
+        bash.args(["-c", &script]).env("DRUPE_HOME", home.path());
+        let output = bash.stdin(Stdio::null()).output().unwrap();
+        assert!(output.stderr.is_empty(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(complete("volume rm da"), "data\ndates\n");
+    assert_eq!(complete("volume rm -f da"), "data\ndates\n");
+    assert!(complete("volume r").contains("rm\n"));
+    assert!(complete("volume rm -").contains("--force\n"));
+    // Behind an option that takes a value there is none.
+    assert!(!complete("run --name da").contains("data"));
+    assert!(!complete("stop da").contains("data"));
+}
+
+#[test]
+fn help_is_a_command_too() {
+    for (command, option) in [
+        ("help", "--help"),
+        ("help run", "run --help"),
+        ("help volume create", "volume create --help"),
+    ] {
+        let (command, option) = (words(command), words(option));
+        assert_eq!(command.status.code(), Some(0));
+        assert_eq!(command.stdout, option.stdout);
+        assert!(command.stdout.starts_with(b"A micro-VM") || command.stdout.len() > 100);
+    }
+    assert_eq!(words("help frob").status.code(), Some(2));
 }
 
 #[test]

@@ -44,11 +44,25 @@ impl FromStr for ByteSize {
             "t" | "tb" | "tib" => 40,
             _ => return Err(bad()),
         };
-        let number: u64 = digits.parse().map_err(|_| bad())?;
-        number
+        let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+        let number = |digits: &str| match digits.bytes().all(|b| b.is_ascii_digit()) {
+            true if !digits.is_empty() => digits.parse::<u64>().map_err(|_| bad()),
+            _ => Err(bad()),
+        };
+        let too_large = || format!("'{text}' is more than 64 bits can count");
+        let bytes = number(whole)?
             .checked_mul(1 << shift)
-            .map(ByteSize)
-            .ok_or_else(|| format!("'{text}' is more than 64 bits can count"))
+            .ok_or_else(too_large)?;
+        let part = match (digits.contains('.'), fraction.len()) {
+            (false, _) => 0,
+            // Of bytes that are whole, more digits say nothing.
+            (true, 1..=18) => {
+                let unit = 10_u128.pow(fraction.len() as u32);
+                ((u128::from(number(fraction)?) << shift) / unit) as u64
+            }
+            _ => return Err(bad()),
+        };
+        bytes.checked_add(part).map(ByteSize).ok_or_else(too_large)
     }
 }
 
@@ -96,10 +110,25 @@ mod tests {
             ("1GiB", 1 << 30),
             ("3kb", 3 << 10),
             ("1T", 1 << 40),
+            ("1.5g", 3 << 29),
+            ("0.5k", 512),
+            ("0.0000001M", 0),
         ] {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
-        for text in ["", "M", "1.5G", "-1M", "12Q", "1 2", "99999999999G", "é"] {
+        for text in [
+            "",
+            "M",
+            "1.G",
+            ".5G",
+            "1.+5G",
+            "1.2.3M",
+            "-1M",
+            "12Q",
+            "1 2",
+            "99999999999G",
+            "é",
+        ] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
         assert_eq!(ByteSize(3 << 29).to_string(), "1536M");

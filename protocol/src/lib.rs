@@ -29,7 +29,7 @@ mod message;
 pub use frame::{Frame, FrameError, FrameKind, MAX_PAYLOAD};
 pub use message::{
     Archive, DiskMount, Entry, Exit, Failure, Interface, Mount, MountSource, Network, Process,
-    ProcessInfo, Reply, Request, Rlimit, Root, Setup, Stats, WindowSize, Writable,
+    ProcessInfo, Reply, Request, Rlimit, Root, Setup, Stats, TmpfsTop, WindowSize, Writable,
 };
 
 /// The vsock port on which the agent listens.

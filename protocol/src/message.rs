@@ -165,9 +165,30 @@ pub enum MountSource {
     Tmpfs {
         /// At most this many bytes.
         size: Option<u64>,
-        /// Permissions of its top directory.
-        mode: Option<u32>,
+        /// Its top directory.
+        top: TmpfsTop,
     },
+}
+
+/// The top directory of a tmpfs, and what programs may do there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TmpfsTop {
+    /// Its permissions; 1777 unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+    /// Its owner; root unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Its group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+    /// Programs in it can be run.
+    pub exec: bool,
+    /// Set-user-ID programs in it work.
+    pub suid: bool,
+    /// Device nodes in it work.
+    pub dev: bool,
 }
 
 /// A disk with a file system.

@@ -3,6 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
+use protocol::TmpfsTop;
 use vmm::config::ByteSize;
 
 use crate::sandbox::names;
@@ -34,8 +35,8 @@ pub enum SourceFlag {
     Tmpfs {
         /// At most this much.
         size: Option<ByteSize>,
-        /// Permissions of its top directory.
-        mode: Option<u32>,
+        /// Its top directory.
+        top: TmpfsTop,
     },
 }
 
@@ -102,7 +103,8 @@ impl FromStr for LongFlag {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (mut kind, mut source, mut target) = ("volume", None, None);
-        let (mut read_only, mut no_copy, mut size, mut mode) = (false, false, None, None);
+        let (mut read_only, mut no_copy, mut size) = (false, false, None);
+        let mut top = TmpfsTop::default();
         for option in text.split(',') {
             let (key, value) = match option.split_once('=') {
                 Some((key, value)) => (key, Some(value)),
@@ -116,7 +118,7 @@ impl FromStr for LongFlag {
                 "readonly" | "ro" => read_only = switch(key, value)?,
                 "volume-nocopy" => no_copy = switch(key, value)?,
                 "tmpfs-size" => size = Some(needed()?.parse()?),
-                "tmpfs-mode" => mode = Some(octal(needed()?)?),
+                "tmpfs-mode" => top.mode = Some(octal(needed()?)?),
                 // There is one kernel that sees it.
                 "bind-propagation" | "consistency" => drop(needed()?),
                 _ => {
@@ -139,11 +141,11 @@ impl FromStr for LongFlag {
                     .transpose()?,
                 no_copy,
             },
-            ("tmpfs", None) => SourceFlag::Tmpfs { size, mode },
+            ("tmpfs", None) => SourceFlag::Tmpfs { size, top },
             ("tmpfs", Some(_)) => return Err("a tmpfs has no source".to_owned()),
             _ => return Err(format!("type '{kind}': it takes bind, volume or tmpfs")),
         };
-        if !matches!(source, SourceFlag::Tmpfs { .. }) && (size.is_some() || mode.is_some()) {
+        if !matches!(source, SourceFlag::Tmpfs { .. }) && (size.is_some() || top.mode.is_some()) {
             return Err(format!(
                 "tmpfs-size and tmpfs-mode are no options of type={kind}"
             ));
@@ -164,27 +166,52 @@ impl FromStr for TmpfsFlag {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (target, options) = text.split_once(':').unwrap_or((text, ""));
-        let (mut read_only, mut size, mut mode) = (false, None, None);
+        let (mut read_only, mut size, mut top) = (false, None, TmpfsTop::default());
         for option in options.split(',').filter(|option| !option.is_empty()) {
             match option.split_once('=') {
                 Some(("size", value)) => size = Some(value.parse()?),
-                Some(("mode", value)) => mode = Some(octal(value)?),
+                Some(("mode", value)) => top.mode = Some(octal(value)?),
+                Some(("uid", value)) => top.uid = Some(number(value)?),
+                Some(("gid", value)) => top.gid = Some(number(value)?),
                 None if option == "ro" => read_only = true,
-                // As every tmpfs of a sandbox is.
-                None if ["rw", "nosuid", "nodev", "noexec"].contains(&option) => {}
+                None if option == "rw" => read_only = false,
+                None if let Some((flag, on)) = flag(&mut top, option) => *flag = on,
+                // These are about when things are written to a disk.
+                None if ["async", "sync", "atime", "noatime", "relatime"].contains(&option) => {}
                 _ => {
                     return Err(format!(
-                        "'{option}' is no option of a tmpfs: it takes size=SIZE, mode=MODE, ro, rw, nosuid, nodev, noexec"
+                        "'{option}' is no option of a tmpfs: it takes size=SIZE, mode=MODE, uid=N, gid=N, ro, rw, and exec, suid or dev or these with no before them"
                     ));
                 }
             }
         }
         Ok(TmpfsFlag(MountFlag {
-            source: SourceFlag::Tmpfs { size, mode },
+            source: SourceFlag::Tmpfs { size, top },
             target: absolute(target)?,
             read_only,
         }))
     }
+}
+
+/// What `exec`, `nosuid` and their like say. Without them a tmpfs has none of the
+/// three, as with docker.
+fn flag<'a>(top: &'a mut TmpfsTop, option: &str) -> Option<(&'a mut bool, bool)> {
+    let (name, on) = match option.strip_prefix("no") {
+        Some(name) => (name, false),
+        None => (option, true),
+    };
+    let flag = match name {
+        "exec" => &mut top.exec,
+        "suid" => &mut top.suid,
+        "dev" => &mut top.dev,
+        _ => return None,
+    };
+    Some((flag, on))
+}
+
+fn number(text: &str) -> Result<u32, String> {
+    let number = text.parse();
+    number.map_err(|_| format!("'{text}' is no number of a user or a group: write it as 1000"))
 }
 
 /// A source that is a path and no name.
@@ -322,7 +349,10 @@ mod tests {
                 MountFlag {
                     source: SourceFlag::Tmpfs {
                         size: Some(ByteSize(64 << 20)),
-                        mode: Some(0o1770),
+                        top: TmpfsTop {
+                            mode: Some(0o1770),
+                            ..TmpfsTop::default()
+                        },
                     },
                     target: "/t".into(),
                     read_only: false,
@@ -356,16 +386,36 @@ mod tests {
             plain.source,
             SourceFlag::Tmpfs {
                 size: None,
-                mode: None
+                top: TmpfsTop::default()
             }
         );
         let sized = parse("/run:rw,nosuid,noexec,size=64k,mode=755").unwrap();
         let expected = SourceFlag::Tmpfs {
             size: Some(ByteSize(64 << 10)),
-            mode: Some(0o755),
+            top: TmpfsTop {
+                mode: Some(0o755),
+                ..TmpfsTop::default()
+            },
         };
         assert_eq!(sized.source, expected);
-        for text in ["run", "/run:size=x", "/run:what", "/run:mode=8"] {
+        let owned = parse("/run:exec,suid,nosuid,dev,noatime,uid=1000,gid=50").unwrap();
+        let top = TmpfsTop {
+            uid: Some(1000),
+            gid: Some(50),
+            exec: true,
+            dev: true,
+            ..TmpfsTop::default()
+        };
+        assert_eq!(owned.source, SourceFlag::Tmpfs { size: None, top });
+        for text in [
+            "run",
+            "/run:size=x",
+            "/run:what",
+            "/run:mode=8",
+            "/run:uid=-1",
+            "/run:noexecs",
+            "/run:exec=1",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

@@ -146,7 +146,7 @@ impl FromStr for UlimitFlag {
     }
 }
 
-/// `--label`, `--sysctl`: `NAME=VALUE`. Without a value it is empty.
+/// `--sysctl`, `--filter`, `--label`: `NAME=VALUE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair(pub String, pub String);
 
@@ -154,12 +154,42 @@ impl FromStr for Pair {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, value) = text.split_once('=').unwrap_or((text, ""));
-        match name.is_empty() {
-            true => Err(format!("'{text}': write it as NAME=VALUE")),
-            false => Ok(Pair(name.to_owned(), value.to_owned())),
+        match text.split_once('=') {
+            Some((name, value)) if !name.is_empty() => Ok(Pair(name.to_owned(), value.to_owned())),
+            _ => Err(format!("'{text}': write it as NAME=VALUE")),
         }
     }
+}
+
+/// A label: without a value it has an empty one, as with docker.
+///
+/// # Errors
+/// When it has no name.
+pub fn label(text: &str) -> Result<Pair, String> {
+    match text.contains('=') || text.is_empty() {
+        true => text.parse(),
+        false => Ok(Pair(text.to_owned(), String::new())),
+    }
+}
+
+/// A variable, or the name of one of this process.
+///
+/// # Errors
+/// When it has no name.
+pub fn variable(text: &str) -> Result<String, String> {
+    match text.is_empty() || text.starts_with('=') {
+        true => Err(format!("'{text}' has no name: write it as NAME=VALUE")),
+        false => Ok(text.to_owned()),
+    }
+}
+
+/// Seconds that something may take.
+///
+/// # Errors
+/// When it is no whole number of them.
+pub fn seconds(text: &str) -> Result<u32, String> {
+    let bad = || format!("'{text}' is no number of seconds: give 0 to {}", u32::MAX);
+    text.parse().map_err(|_| bad())
 }
 
 /// The pairs by name, the last of each.
@@ -254,6 +284,18 @@ mod tests {
             "nofile=-1:1",
         ] {
             assert!(limit(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn pairs_have_values_and_labels_may() {
+        let pair = |name: &str, value: &str| Ok(Pair(name.to_owned(), value.to_owned()));
+        assert_eq!("a=b=c".parse(), pair("a", "b=c"));
+        assert_eq!("a=".parse(), pair("a", ""));
+        assert_eq!((label("a=b"), label("a")), (pair("a", "b"), pair("a", "")));
+        for text in ["", "=", "=x", "a"] {
+            assert!(text.parse::<Pair>().is_err(), "{text}");
+            assert_eq!(label(text).is_err(), text != "a", "{text}");
         }
     }
 

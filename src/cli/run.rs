@@ -85,7 +85,7 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "HOW", default_value_t = Mode::On, value_parser = super::confinement())]
     pub confine: Mode,
     /// Attach a text to it
-    #[arg(short, long, value_name = "NAME=VALUE")]
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = super::process::label)]
     pub label: Vec<Pair>,
     /// Write its identifier to a file, which must not be there yet
     #[arg(long, value_name = "FILE")]
@@ -101,7 +101,8 @@ pub struct SandboxArgs {
     pub quiet: bool,
 
     /// Set a variable; without =VALUE to what it is here
-    #[arg(short, long, value_name = "NAME[=VALUE]", help_heading = "Process")]
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = super::process::variable,
+          help_heading = "Process")]
     pub env: Vec<String>,
     /// Set the variables of a file, a NAME=VALUE in each line
     #[arg(long, value_name = "FILE", help_heading = "Process")]
@@ -129,6 +130,7 @@ pub struct SandboxArgs {
         long,
         value_name = "SECONDS",
         default_value_t = 10,
+        value_parser = super::process::seconds,
         help_heading = "Process"
     )]
     pub stop_timeout: u32,
@@ -162,7 +164,7 @@ pub struct SandboxArgs {
     pub memory: ByteSize,
     /// Keep changes to the root on a disk of this size, not in memory: they are
     /// still there when it is started again
-    #[arg(long, value_name = "SIZE", help_heading = "Machine")]
+    #[arg(long, value_name = "SIZE", value_parser = super::disk_size, help_heading = "Machine")]
     pub disk_size: Option<ByteSize>,
     /// Size of /dev/shm
     #[arg(
@@ -201,7 +203,7 @@ pub struct SandboxArgs {
         help_heading = "Files"
     )]
     pub mount: Vec<LongFlag>,
-    /// Mount memory. Options: size, mode
+    /// Mount memory. Options: size, mode, uid, gid, exec, suid, dev, ro
     #[arg(long, value_name = "TARGET[:OPTIONS]", help_heading = "Files")]
     pub tmpfs: Vec<TmpfsFlag>,
     /// Make the root read-only

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Format;
-use super::process::Pair;
+use super::process::{Pair, seconds, variable};
 use crate::sandbox::detach::DetachKeys;
 use crate::sandbox::signals;
 
@@ -37,7 +37,7 @@ pub struct StartArgs {
   drupe stop -t 30 web")]
 pub struct StopArgs {
     /// Seconds until it is killed [default: its own, 10 unless it was said]
-    #[arg(short, long, visible_alias = "timeout", value_name = "SECONDS")]
+    #[arg(short, long, visible_alias = "timeout", value_name = "SECONDS", value_parser = seconds)]
     pub time: Option<u32>,
     /// Signal that asks it to end [default: its own]
     #[arg(short, long, value_name = "SIGNAL", value_parser = signals::parse)]
@@ -212,7 +212,7 @@ pub struct ExecArgs {
     #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
     pub detach_keys: DetachKeys,
     /// Set a variable; without =VALUE to what it is here
-    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
     pub env: Vec<String>,
     /// Set the variables of a file
     #[arg(long, value_name = "FILE")]
@@ -297,7 +297,7 @@ pub struct InspectArgs {
     #[arg(short, long, value_name = "FORMAT", default_value = "json", value_parser = ["json"])]
     pub format: String,
     /// Names or identifiers of sandboxes, images or volumes
-    #[arg(value_name = "NAME", required = true)]
+    #[arg(value_name = "SANDBOX|IMAGE|VOLUME", required = true)]
     pub names: Vec<String>,
 }
 
@@ -339,7 +339,7 @@ pub struct TopArgs {
 // `drupe port`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
-  curl http://$(drupe port web 80)")]
+  curl http://$(drupe port web 80 | head -n 1)")]
 pub struct PortArgs {
     /// How to print
     #[arg(long, value_name = "FORMAT", default_value = "text")]

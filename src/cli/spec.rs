@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use devices::virtio::DeviceLimits;
 use images::{ContainerConfig, Image};
 use protocol::Rlimit;
-use vmm::config::VmConfig;
+use vmm::config::{ByteSize, VmConfig};
 
 use super::CliError;
 use super::mounts::{MountFlag, SourceFlag, absolute};
@@ -15,7 +15,6 @@ use super::network::HostFlag;
 use super::ports::ExposeFlag;
 use super::process::{Pair, all_capabilities, capabilities, environment, map};
 use super::run::SandboxArgs;
-use crate::sandbox::ext4;
 use crate::sandbox::id::Id;
 use crate::sandbox::log;
 use crate::sandbox::network::HOST_GATEWAY;
@@ -159,9 +158,6 @@ fn process(
     }
     base.push(format!("HOSTNAME={hostname}"));
     let changes = around.env_files.iter().chain(&args.env).cloned();
-    if let Some(odd) = args.env.iter().find(|e| e.is_empty() || e.starts_with('=')) {
-        return Err(bad("--env", format!("'{odd}' has no name")));
-    }
     let env = environment(&base, changes, around.host_env);
     let cwd = match (&args.workdir, config.working_dir.as_str()) {
         (Some(dir), _) if dir.starts_with('/') => PathBuf::from(dir),
@@ -201,19 +197,25 @@ fn process(
 fn machine(args: &SandboxArgs) -> Result<Machine, CliError> {
     let mut config = VmConfig::new("kernel");
     config.cpus = args.cpus;
-    config.memory = args.memory;
+    // A machine has whole pages, and the number may be one of a container's.
+    config.memory = whole_mib(args.memory);
     config.validate()?;
-    if let Some(size) = args.disk_size.filter(|size| *size < ext4::MIN_SIZE) {
-        let why = format!("{size} is too small: give {} or more", ext4::MIN_SIZE);
-        return Err(bad("--disk-size", why));
-    }
     Ok(Machine {
         cpus: args.cpus,
-        memory: args.memory,
+        memory: config.memory,
         disk_size: args.disk_size,
         shm_size: args.shm_size,
         kernel: args.kernel.clone(),
     })
+}
+
+/// Rounded up; what is less than one stays, and is refused as too little.
+fn whole_mib(size: ByteSize) -> ByteSize {
+    const MIB: u64 = 1 << 20;
+    match size.bytes() {
+        bytes @ MIB.. => ByteSize(bytes.checked_next_multiple_of(MIB).unwrap_or(bytes)),
+        _ => size,
+    }
 }
 
 /// Every mount, those above before those below.
@@ -265,9 +267,9 @@ fn mount(flag: &MountFlag, new_name: &mut dyn FnMut() -> String) -> Mount {
             anonymous: name.is_none(),
             populate: !no_copy,
         },
-        SourceFlag::Tmpfs { size, mode } => Source::Tmpfs {
+        SourceFlag::Tmpfs { size, top } => Source::Tmpfs {
             size: *size,
-            mode: *mode,
+            top: *top,
         },
     };
     Mount {

@@ -180,11 +180,21 @@ fn every_option_about_the_machine() {
     assert_eq!(spec.hostname, "box");
     assert!(spec.process.env.contains(&"HOSTNAME=box".to_owned()));
     assert_eq!(spec_of("--cpus 2.0 img").unwrap().machine.cpus, 2);
+    for (memory, expected) in [("1.5g", 1536), ("0.1G", 103), ("500000000", 477)] {
+        let spec = spec_of(&format!("-m {memory} img")).unwrap();
+        assert_eq!(spec.machine.memory, ByteSize(expected << 20), "{memory}");
+    }
     for (line, word) in [
         ("--cpus 1.5 img", "whole"),
         ("--cpus 0 img", "--cpus"),
         ("--memory 5 img", "memory"),
         ("--disk-size 1M img", "--disk-size"),
+        (
+            "--disk-size 100T img",
+            "a disk of 100T is too large: give 16M to 15T",
+        ),
+        ("--sysctl a img", "write it as NAME=VALUE"),
+        ("--stop-timeout x img", "'x' is no number of seconds"),
         ("-h a/b img", "host name"),
     ] {
         assert!(spec_of(line).unwrap_err().contains(word), "{line}");
@@ -220,7 +230,7 @@ fn every_option_about_files() {
         spec.mounts[3].source,
         Source::Tmpfs {
             size: Some(ByteSize(1 << 20)),
-            mode: None
+            top: protocol::TmpfsTop::default()
         }
     );
     assert_eq!(

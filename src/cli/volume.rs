@@ -41,10 +41,10 @@ pub enum VolumeCommand {
 #[derive(Debug, Args)]
 pub struct VolumeCreateArgs {
     /// How large it may grow; it takes no more than what is written to it
-    #[arg(long, value_name = "SIZE", default_value = "16G")]
+    #[arg(long, value_name = "SIZE", default_value = "16G", value_parser = super::disk_size)]
     pub size: ByteSize,
     /// Attach a text to it
-    #[arg(short, long, value_name = "NAME=VALUE")]
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = super::process::label)]
     pub label: Vec<Pair>,
     /// Its name [default: one that is made up]
     #[arg(value_name = "NAME")]
@@ -151,6 +151,40 @@ pub enum Shell {
     Bash,
     Zsh,
     Fish,
+}
+
+/// The command that completions ask for names.
+pub const NAMES: &str = "names";
+
+// `drupe names`.
+#[derive(Debug, Args)]
+pub struct NamesArgs {
+    /// Of what
+    #[arg(value_name = "KIND")]
+    pub kind: NameKind,
+}
+
+/// What has names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs, reason = "their names say what they are")]
+pub enum NameKind {
+    Sandboxes,
+    Images,
+    Volumes,
+}
+
+impl NameKind {
+    /// Every kind.
+    pub const ALL: [NameKind; 3] = [NameKind::Sandboxes, NameKind::Images, NameKind::Volumes];
+
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            NameKind::Sandboxes => "sandboxes",
+            NameKind::Images => "images",
+            NameKind::Volumes => "volumes",
+        }
+    }
 }
 
 // `drupe man`.

@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod images;
 mod kernel;
 mod sandbox;
+mod units;
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -91,11 +92,10 @@ pub fn run(command: Command) -> Result<Exit, Failure> {
 /// sandbox's status on, it has a status that says drupe failed.
 pub fn misused(error: CliError, args: impl IntoIterator<Item = OsString>) -> Failure {
     let failure = Failure::from(error);
-    let command = args
-        .into_iter()
-        .skip(1)
-        .find(|word| !word.as_encoded_bytes().starts_with(b"-"));
-    match command.is_some_and(|word| sandbox::PASS_STATUS.iter().any(|name| word == *name)) {
+    let args: Vec<OsString> = args.into_iter().skip(1).collect();
+    let mut words = args.iter().filter_map(|word| word.to_str());
+    let command = words.find(|word| !word.starts_with('-'));
+    match command.is_some_and(|command| sandbox::passes_status(command, &args)) {
         true => Failure {
             exit: Exit::Command(exit::OWN_FAILURE),
             ..failure

@@ -12,6 +12,9 @@ use vmm::config::ByteSize;
 
 /// The smallest disk: what ext4 with a journal needs, and room for files.
 pub const MIN_SIZE: ByteSize = ByteSize(16 << 20);
+/// The largest disk: what ext4 with blocks of 4 KiB and a sparse file on another
+/// ext4 can be, less one block.
+pub const MAX_SIZE: ByteSize = ByteSize(15 << 40);
 /// Where the program is on systems that keep it out of a user's `PATH`.
 const PLACES: [&str; 3] = [
     "/usr/sbin/mkfs.ext4",
@@ -33,8 +36,11 @@ const OPTIONS: [&str; 5] = [
 #[derive(Debug, Error)]
 pub enum Ext4Error {
     /// It would not hold anything.
-    #[error("a disk of {0} is too small: give {MIN_SIZE} or more")]
-    Size(ByteSize),
+    #[error("a disk of {0} is too small: give {MIN_SIZE} to {MAX_SIZE}")]
+    Small(ByteSize),
+    /// No file could be as large.
+    #[error("a disk of {0} is too large: give {MIN_SIZE} to {MAX_SIZE}")]
+    Large(ByteSize),
     /// The file.
     #[error("{path}: {source}")]
     File {
@@ -56,14 +62,24 @@ pub enum Ext4Error {
     },
 }
 
+/// Checks the size of a disk.
+///
+/// # Errors
+/// What sizes there are.
+pub fn check(size: ByteSize) -> Result<(), Ext4Error> {
+    match size {
+        _ if size < MIN_SIZE => Err(Ext4Error::Small(size)),
+        _ if size > MAX_SIZE => Err(Ext4Error::Large(size)),
+        _ => Ok(()),
+    }
+}
+
 /// Makes a disk of `size`, which must not be there yet.
 ///
 /// # Errors
 /// What the program or the file system says; there is no file then.
 pub fn make(path: &Path, size: ByteSize) -> Result<(), Ext4Error> {
-    if size < MIN_SIZE {
-        return Err(Ext4Error::Size(size));
-    }
+    check(size)?;
     let failed = |source| Ext4Error::File {
         path: path.to_owned(),
         source,
@@ -128,8 +144,13 @@ mod tests {
         let path = dir.path().join("disk");
         assert!(matches!(
             make(&path, ByteSize(1 << 20)),
-            Err(Ext4Error::Size(_))
+            Err(Ext4Error::Small(_))
         ));
+        assert!(matches!(
+            make(&path, ByteSize(100 << 40)),
+            Err(Ext4Error::Large(_))
+        ));
+        assert!(check(MIN_SIZE).is_ok() && check(MAX_SIZE).is_ok());
         assert!(make(&dir.path().join("no/disk"), ByteSize(1 << 30)).is_err());
         assert!(!path.exists());
     }

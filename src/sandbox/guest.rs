@@ -85,9 +85,9 @@ pub fn mounts(spec: &Spec, is_file: impl Fn(&std::path::Path) -> bool) -> Mounts
                     populate: *populate && !mount.read_only,
                 })
             }
-            Source::Tmpfs { size, mode } => MountSource::Tmpfs {
+            Source::Tmpfs { size, top } => MountSource::Tmpfs {
                 size: size.map(|size| size.bytes()),
-                mode: *mode,
+                top: *top,
             },
         };
         mounts.guest.push(protocol::Mount {

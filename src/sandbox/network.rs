@@ -2,14 +2,14 @@
 //! told of it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use devices::virtio::net::{MacAddr, NetSpec};
 use thiserror::Error;
 use vmm::config::NetConfig;
 
 use super::id::Id;
-use super::spec::{Network, NetworkMode, Protocol, Publish};
+use super::spec::{Network, NetworkMode, Port, Protocol, Publish};
 use super::tap;
 
 /// What the guest calls its card.
@@ -114,7 +114,7 @@ pub fn prepare(network: &Network, id: &Id) -> Result<Prepared, NetworkError> {
         }
         NetworkMode::Tap(name) => {
             prepared.card = Some(card(name, mac));
-            prepared.guest.interfaces.push(outside(network, mac));
+            prepared.guest.interfaces.push(foreign(network, mac));
         }
         NetworkMode::Bridge(bridge) => {
             let name = tap_name(id);
@@ -124,7 +124,7 @@ pub fn prepare(network: &Network, id: &Id) -> Result<Prepared, NetworkError> {
             })?;
             prepared.card = Some(card(&name, mac));
             prepared.tap = Some(TapGuard(name, remover));
-            prepared.guest.interfaces.push(outside(network, mac));
+            prepared.guest.interfaces.push(foreign(network, mac));
         }
     }
     Ok(prepared)
@@ -151,7 +151,7 @@ fn card(tap: &str, mac: MacAddr) -> NetConfig {
 
 /// An interface in a network of the host's: what its DHCP server says, or what
 /// the user does.
-fn outside(network: &Network, mac: MacAddr) -> protocol::Interface {
+fn foreign(network: &Network, mac: MacAddr) -> protocol::Interface {
     protocol::Interface {
         mac: mac.to_string(),
         name: INTERFACE.to_owned(),
@@ -196,7 +196,11 @@ fn choose_ports(publish: &[Publish]) -> Result<Vec<Publish>, NetworkError> {
                     false => free_port(publish, port).map_err(|e| last_error = e).ok(),
                 });
         let port = port.ok_or_else(|| NetworkError::Port {
-            port: describe(publish),
+            port: format!(
+                "{}/{}",
+                outside(publish).join(", "),
+                publish.to.protocol.name()
+            ),
             source: last_error,
         })?;
         chosen.push(Publish {
@@ -217,24 +221,36 @@ fn free_port(publish: &Publish, port: u16) -> io::Result<u16> {
     })
 }
 
-/// As people write it: `127.0.0.1:8080/tcp`.
-pub fn describe(publish: &Publish) -> String {
-    let protocol = publish.to.protocol.name();
+/// The host's addresses that lead in: without one that was given, all of both
+/// kinds.
+pub fn addresses(publish: &Publish) -> Vec<IpAddr> {
+    match publish.ip {
+        Some(ip) => vec![ip],
+        None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+    }
+}
+
+/// Each address with its port, as people write it: `127.0.0.1:8080`.
+pub fn outside(publish: &Publish) -> Vec<String> {
     let range = match publish.first == publish.last {
         true => publish.first.to_string(),
         false => format!("{}-{}", publish.first, publish.last),
     };
-    match publish.ip {
-        Some(IpAddr::V6(ip)) => format!("[{ip}]:{range}/{protocol}"),
-        Some(ip) => format!("{ip}:{range}/{protocol}"),
-        None => format!("0.0.0.0:{range}/{protocol}"),
-    }
+    let written = |ip| match ip {
+        IpAddr::V6(ip) => format!("[{ip}]:{range}"),
+        IpAddr::V4(ip) => format!("{ip}:{range}"),
+    };
+    addresses(publish).into_iter().map(written).collect()
+}
+
+/// The sandbox's side, as people write it: `80/tcp`.
+pub fn inside(port: Port) -> String {
+    format!("{}/{}", port.port, port.protocol.name())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sandbox::spec::Port;
 
     fn publish(first: u16, last: u16) -> Publish {
         Publish {

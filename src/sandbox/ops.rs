@@ -18,12 +18,15 @@ use super::spec::Spec;
 use super::state::{LOST, State, Status};
 use super::store::{Sandbox, Store};
 use super::{agent, events};
+use crate::output;
 
 /// How long a monitor may take for an end, beyond the time that the process has:
 /// a guest writes out what it has.
 const END_PATIENCE: Duration = Duration::from_secs(150);
 /// How long a process of the host takes to die.
 const DEATH_PATIENCE: Duration = Duration::from_secs(10);
+/// How much of a guest's console is shown when it did not come up, in lines.
+const LAST_LINES: usize = 10;
 /// How often it is looked whether it has.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -123,8 +126,14 @@ pub fn start(sandbox: &Sandbox, options: Option<&Options>) -> Result<Option<End>
             },
             _ => failure,
         };
-        if let Ok(spec) = sandbox.spec()
-            && spec.auto_remove
+        let spec = sandbox.spec();
+        let removed = spec.as_ref().is_ok_and(|spec| spec.auto_remove);
+        let (failure, said) = not_up(sandbox, removed, failure);
+        for line in said {
+            output::print_note(&line);
+        }
+        if let Ok(spec) = spec
+            && removed
         {
             sandbox.remove(&changes)?;
             monitor::remove_anonymous_volumes(sandbox.store().home(), &spec);
@@ -142,6 +151,34 @@ pub fn start(sandbox: &Sandbox, options: Option<&Options>) -> Result<Option<End>
     let end = attach::streams(stream, options)
         .map_err(|e| SandboxError::io("use the terminal for", sandbox.dir(), e))?;
     finish(sandbox, end, &remote)
+}
+
+/// Adds to why a guest did not come up what its kernel said last, and where to
+/// look. What is said of a sandbox that is removed is all that is left of it.
+fn not_up(sandbox: &Sandbox, removed: bool, failure: Failure) -> (Failure, Vec<String>) {
+    if !failure.message.starts_with(monitor::NOT_UP) {
+        return (failure, Vec::new());
+    }
+    let text = super::files::read(&sandbox.path(monitor::CONSOLE)).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines = text.lines().map(str::trim_end).filter(|l| !l.is_empty());
+    let mut said: Vec<String> = lines.rev().take(LAST_LINES).map(str::to_owned).collect();
+    said.reverse();
+    let advice = match (said.is_empty(), removed) {
+        (true, _) => {
+            "its kernel said nothing: 'drupe doctor' tells whether KVM runs guests here".to_owned()
+        }
+        (false, true) => "the last that its kernel said stands above".to_owned(),
+        (false, false) => format!(
+            "'drupe logs --console {}' has all that its kernel said",
+            sandbox.label()
+        ),
+    };
+    let failure = Failure {
+        message: format!("{}: {advice}", failure.message),
+        ..failure
+    };
+    (failure, said)
 }
 
 /// Attaches to a sandbox that runs.
@@ -315,7 +352,7 @@ fn terminate(
     Ok(())
 }
 
-/// Waits for a sandbox's end, and says what its process ended with.
+/// Waits until a sandbox does not run, and says what its process ended with.
 ///
 /// # Errors
 /// When it cannot be waited for.
@@ -323,8 +360,10 @@ pub fn wait(sandbox: &Sandbox) -> Result<u8, SandboxError> {
     loop {
         let state = sandbox.state()?;
         match state.status {
-            // One that has never run is waited for, as Docker does.
-            Status::Created | Status::Starting => thread::sleep(10 * TICK),
+            // One that does not run is not waited for, as docker has it: the
+            // answer is 0, or why it could not be started.
+            Status::Created => return Ok(state.exit_code.unwrap_or(0)),
+            Status::Starting => thread::sleep(10 * TICK),
             Status::Exited => return Ok(state.exit_code.unwrap_or(LOST)),
             Status::Running => match control::connect(sandbox, &Request::Wait) {
                 Ok(mut stream) => match control::wait_for_exit(&mut stream) {
@@ -499,4 +538,39 @@ pub fn exec(
 
 fn refused(error: &agent::AgentError) -> SandboxError {
     SandboxError::Refused(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::id::Id;
+    use crate::sandbox::spec::tests::spec;
+
+    #[test]
+    fn a_guest_that_does_not_come_up_is_explained_before_it_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::at(dir.path().to_owned());
+        let sandbox = store
+            .create(Id::random().unwrap(), spec(""), Some("web"))
+            .unwrap();
+        let failure = |message: &str| Failure {
+            message: message.to_owned(),
+            status: 125,
+        };
+        let silent = failure("the guest did not come up: it was stopped");
+        let (told, said) = not_up(&sandbox, true, silent.clone());
+        assert!(told.message.contains("'drupe doctor'") && said.is_empty());
+
+        let text: String = (0..30).map(|n| format!("line {n}\r\n\n")).collect();
+        std::fs::write(sandbox.path(monitor::CONSOLE), text).unwrap();
+        let (told, said) = not_up(&sandbox, true, silent.clone());
+        assert!(told.message.ends_with("stands above"), "{}", told.message);
+        assert_eq!((said.len(), said[9].as_str()), (LAST_LINES, "line 29"));
+        let (told, _) = not_up(&sandbox, false, silent);
+        assert!(told.message.contains("'drupe logs --console web'"));
+
+        let other = failure("no such file");
+        let (told, said) = not_up(&sandbox, true, other.clone());
+        assert!(told.message == other.message && said.is_empty());
+    }
 }

@@ -71,6 +71,16 @@ pub fn parse(text: &str) -> Result<i32, String> {
         .ok_or_else(|| format!("'{text}' is no signal: write it as TERM or 15"))
 }
 
+/// A signal's name: `SIGTERM`; of one of real time as its distance from the first.
+pub fn name(signal: i32) -> String {
+    match NAMES.iter().find(|(_, number)| *number == signal) {
+        Some((name, _)) => format!("SIG{name}"),
+        None if signal == RTMIN => "SIGRTMIN".to_owned(),
+        None if signal > RTMIN => format!("SIGRTMIN+{}", signal - RTMIN),
+        None => signal.to_string(),
+    }
+}
+
 /// Signals that come as data to who waits for them, and not to the process.
 #[derive(Debug)]
 pub struct Signals {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use devices::virtio::DeviceLimits;
-use protocol::Rlimit;
+use protocol::{Rlimit, TmpfsTop};
 use serde::{Deserialize, Serialize};
 use vmm::config::ByteSize;
 
@@ -161,9 +161,9 @@ pub enum Source {
         /// At most this much.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         size: Option<ByteSize>,
-        /// Permissions of its top directory.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        mode: Option<u32>,
+        /// Its top directory.
+        #[serde(default)]
+        top: TmpfsTop,
     },
 }
 
@@ -316,7 +316,10 @@ pub(crate) mod tests {
             mounts: vec![Mount {
                 source: Source::Tmpfs {
                     size: None,
-                    mode: Some(0o1777),
+                    top: TmpfsTop {
+                        mode: Some(0o1777),
+                        ..TmpfsTop::default()
+                    },
                 },
                 target: "/tmp".into(),
                 read_only: false,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use devices::virtio::net::{MacAddr, NetLimits};
 use protocol::Interface;
-use usernet::{Config, Policy, Resolver};
+use usernet::{Addresses, Config, Policy, Resolver};
 use vmm::config::{NetConfig, UserNetSpec};
 
 use super::network::{INTERFACE, NetworkError, Prepared};
@@ -100,14 +100,28 @@ pub fn check(network: &Network) -> Result<(), String> {
 /// # Errors
 /// A subnet that makes no sense.
 pub fn gateway(network: &Network) -> Result<IpAddr, String> {
-    Ok(config(network, &[])?.addresses().gateway.into())
+    Ok(addresses(network)?.0.gateway.into())
+}
+
+/// The guest's addresses and the gateways, IPv4 and IPv6.
+///
+/// # Errors
+/// A subnet that makes no sense.
+pub fn addresses(network: &Network) -> Result<(Addresses, bool), String> {
+    let config = config(network, &[])?;
+    Ok((config.addresses(), config.ipv6))
 }
 
 /// The ports as they are open now: the host has chosen where it was left to it.
+/// One without an address is open for IPv4 and IPv6.
 pub fn opened(ports: &[Publish], open: &[usernet::Published]) -> Vec<Publish> {
     let mut ports = ports.to_vec();
     for (port, open) in ports.iter_mut().zip(open) {
         (port.first, port.last) = (open.host.port(), open.host.port());
+        if open.host.is_ipv4() {
+            // This host has no IPv6.
+            port.ip = port.ip.or(Some(open.host.ip()));
+        }
     }
     ports
 }
@@ -153,6 +167,30 @@ mod tests {
             Some(card.mac.unwrap().to_string()),
             Some(guest.interfaces[0].mac.clone())
         );
+    }
+
+    #[test]
+    fn a_port_is_where_the_host_has_opened_it() {
+        let port = Publish {
+            ip: None,
+            first: 0,
+            last: 0,
+            to: Port {
+                port: 80,
+                protocol: Protocol::Tcp,
+            },
+        };
+        for (host, shown) in [
+            ("[::]:8080", vec!["0.0.0.0:8080", "[::]:8080"]),
+            ("0.0.0.0:8080", vec!["0.0.0.0:8080"]),
+        ] {
+            let open = usernet::Published {
+                publish: publish(&port),
+                host: host.parse().unwrap(),
+            };
+            let opened = opened(&[port], &[open]);
+            assert_eq!(crate::sandbox::network::outside(&opened[0]), shown);
+        }
     }
 
     #[test]

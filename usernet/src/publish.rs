@@ -44,13 +44,13 @@ pub enum PublishError {
     #[error("is not of the form '[HOST_IP:][HOST_PORT:]GUEST_PORT[/PROTOCOL]'")]
     Form,
     /// A port out of range.
-    #[error("'{0}' is not a port: give 1 to 65535")]
+    #[error("has '{0}', which is not a port: give 1 to 65535")]
     Port(String),
     /// An address that is none.
-    #[error("'{0}' is not an IP address; an IPv6 address stands in brackets")]
+    #[error("has '{0}', which is not an IP address; an IPv6 address stands in brackets")]
     Address(String),
     /// A protocol without ports, or none at all.
-    #[error("'{0}' cannot be published: give tcp or udp")]
+    #[error("has '{0}', which cannot be published: give tcp or udp")]
     Protocol(String),
 }
 

@@ -248,7 +248,7 @@ mod tests {
             (r#""memory": 1.5"#, "expected a size"),
             (r#""memory": null"#, "expected a size"),
             (r#""memory": -1"#, "expected a size"),
-            (r#""memory": "1.5G""#, "write it as 512M"),
+            (r#""memory": "1.5.5G""#, "write it as 512M"),
             (r#""cpus": 256"#, "256 is out of range: give 1 to 32"),
             (r#""disks": [["d", true, 1, null]]"#, "expected an object"),
             (r#""nets": [["t"]]"#, "expected an object"),

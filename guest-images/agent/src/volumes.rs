@@ -56,15 +56,24 @@ pub fn mount(root: &Root, mount: &Mount, disks: &Disks) -> Result<()> {
             place(root, &mount.target, leaf, &file)
         }
         MountSource::Disk(disk) => mount_disk(root, mount, disk, disks),
-        MountSource::Tmpfs { size, mode } => {
-            let mode = mode.unwrap_or(TMPFS_MODE) & MAX_MODE;
+        MountSource::Tmpfs { size, top } => {
+            let mode = top.mode.unwrap_or(TMPFS_MODE) & MAX_MODE;
             // Zero is no limit but the kernel's: half of the memory for none.
-            let tmpfs = match size {
+            let mut tmpfs = match size {
                 Some(size) => FileSystem::tmpfs(*size, mode),
                 None => FileSystem::new("tmpfs").option("mode", format!("{mode:o}")),
             };
+            for (name, id) in [("uid", top.uid), ("gid", top.gid)] {
+                if let Some(id) = id {
+                    tmpfs = tmpfs.option(name, id.to_string());
+                }
+            }
+            let mut restricted = RESTRICTED;
+            restricted.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, !top.exec);
+            restricted.set(MountAttrFlags::MOUNT_ATTR_NOSUID, !top.suid);
+            restricted.set(MountAttrFlags::MOUNT_ATTR_NODEV, !top.dev);
             let tmpfs = tmpfs
-                .attributes(RESTRICTED)
+                .attributes(restricted)
                 .attributes(attributes)
                 .mount()?;
             place(root, &mount.target, Leaf::Directory, &tmpfs)

@@ -81,8 +81,6 @@ impl Host {
     pub fn checks(&self) -> Vec<Check> {
         vec![
             self.tun(),
-            self.vhost("vhost-net", "dev/vhost-net", "vhost_net"),
-            self.vhost("vhost-vsock", "dev/vhost-vsock", "vhost_vsock"),
             self.cgroups(),
             self.user_namespaces(),
             self.transparent_hugepages(),
@@ -113,21 +111,6 @@ impl Host {
     fn net_admin(&self) -> bool {
         let set = self.field("proc/self/status", "CapEff").unwrap_or_default();
         u64::from_str_radix(&set, 16).is_ok_and(|set| set & 1 << CAP_NET_ADMIN != 0)
-    }
-
-    fn vhost(&self, check: &'static str, path: &str, module: &str) -> Check {
-        let error = match self.open(path, true) {
-            Ok(()) => return Check::ok(check, format!("/{path}")),
-            Err(error) => error,
-        };
-        let fix = match error.kind() {
-            io::ErrorKind::PermissionDenied => {
-                "join the group that owns it, as root: usermod -aG kvm USER".to_owned()
-            }
-            _ => format!("load the module, as root: modprobe {module}"),
-        };
-        let detail = format!("/{path}: {error}; drupe has a device of its own instead");
-        Check::bad(check, Status::Warn, detail, fix)
     }
 
     fn cgroups(&self) -> Check {
@@ -305,8 +288,6 @@ mod tests {
             (&pool("nr_hugepages"), "4\n"),
             (&pool("free_hugepages"), "3\n"),
             ("dev/net/tun", ""),
-            ("dev/vhost-net", ""),
-            ("dev/vhost-vsock", ""),
         ]);
         let cpu = host.cpu().detail;
         assert!(cpu.starts_with("M, ") && cpu.contains(", svm; this"));

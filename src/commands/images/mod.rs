@@ -10,6 +10,7 @@ use images::{Import, Input, Pruned, Removed, Store};
 use serde_json::Value;
 use thiserror::Error;
 
+use super::units::reclaimed;
 use super::{Failure, print as print_text};
 use crate::cli::{
     Format, ImageCommand, ImageInspectArgs, ImagePruneArgs, ImagesArgs, ImportArgs, LoadArgs,
@@ -172,6 +173,8 @@ pub fn remove(args: &RmiArgs) -> Result<Exit, Failure> {
             Ok(removed) => {
                 print_text(&removed_lines(&removed))?;
             }
+            // As with `rm -f`: what is not there needs no removing.
+            Err(e @ images::Error::Unknown(_)) if args.force => output::print_error(&e, false),
             Err(e) => {
                 // One is printed by whoever called.
                 if let Some(earlier) = failure.replace(e.into()) {
@@ -183,7 +186,8 @@ pub fn remove(args: &RmiArgs) -> Result<Exit, Failure> {
     failure.map_or(Ok(Exit::Success), Err)
 }
 
-fn removed_lines(removed: &[Removed]) -> String {
+/// A line for each thing that was removed.
+pub fn removed_lines(removed: &[Removed]) -> String {
     let line = |removed: &Removed| match removed {
         Removed::Name(name) => format!("Untagged: {name}\n"),
         Removed::Image(id) => format!("Deleted: {id}\n"),
@@ -222,9 +226,11 @@ fn prune(args: &ImagePruneArgs) -> Result<Exit, Failure> {
         return Ok(Exit::Success);
     }
     let Pruned { removed, bytes } = store()?.prune(args.all)?;
-    let size = print::human_size(bytes);
-    let lines = removed_lines(&removed);
-    print_text(&format!("{lines}Total reclaimed space: {size}\n"))
+    print_text(&reclaimed(
+        "Deleted Images",
+        &removed_lines(&removed),
+        bytes,
+    ))
 }
 
 /// Asks on standard error; only a yes is one.

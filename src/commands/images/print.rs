@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use images::{Digest, Image, Reference, parse_rfc3339};
 use serde_json::{Value, json};
 
-use crate::output::one_line;
+use crate::commands::units::decimal;
 
 const NONE: &str = "<none>";
 
@@ -94,7 +94,7 @@ pub fn table(rows: &[Row], full: bool, digests: bool) -> String {
             row.digest.map_or(NONE.into(), |digest| digest.to_string()),
             shown(row.image.id, full),
             age(&row.image),
-            human_size(row.image.size),
+            decimal(row.image.size),
         ]);
     }
     if !digests {
@@ -203,49 +203,9 @@ fn human_age(seconds: i64) -> String {
     }
 }
 
-/// A size in decimal units with three digits, as Docker shows it.
-pub fn human_size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    let mut units = ["B", "kB", "MB", "GB", "TB", "PB"].into_iter();
-    let mut unit = units.next().unwrap_or_default();
-    while value >= 999.5 {
-        let Some(next) = units.next() else { break };
-        value /= 1000.0;
-        unit = next;
-    }
-    let digits = match value {
-        _ if unit == "B" => 0,
-        ..9.995 => 2,
-        ..99.95 => 1,
-        _ => 0,
-    };
-    let number = format!("{value:.digits$}");
-    let number = match number.contains('.') {
-        true => number.trim_end_matches('0').trim_end_matches('.'),
-        false => &number,
-    };
-    one_line(&format!("{number}{unit}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_three_digits() {
-        for (bytes, text) in [
-            (0, "0B"),
-            (999, "999B"),
-            (1000, "1kB"),
-            (1_234_567, "1.23MB"),
-            (124_400_000, "124MB"),
-            (999_999, "1MB"),
-            (12_000_000_000, "12GB"),
-            (u64::MAX, "18447PB"),
-        ] {
-            assert_eq!(human_size(bytes), text);
-        }
-    }
 
     #[test]
     fn ages_are_dockers() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use images::Event;
 
-use super::print::human_size;
+use crate::commands::units::decimal;
 
 /// How often lines are drawn again while bytes arrive.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -157,12 +157,12 @@ fn line(layer: usize, count: usize, state: State, now: Instant) -> String {
         } => {
             let full = (bytes.min(total) * BAR).checked_div(total).unwrap_or(0);
             let bar = "#".repeat(full as usize);
-            let (bytes_text, total) = (human_size(bytes), human_size(total));
+            let (bytes_text, total) = (decimal(bytes), decimal(total));
             let mut text = format!("{bar:-<30}  {bytes_text}/{total}", bar = bar);
             let time = now.saturating_duration_since(since).as_secs_f64();
             if time >= PERIOD.as_secs_f64() {
                 let rate = bytes.saturating_sub(first) as f64 / time;
-                let _ = write!(text, "  {}/s", human_size(rate as u64));
+                let _ = write!(text, "  {}/s", decimal(rate as u64));
             }
             text
         }

@@ -28,6 +28,10 @@ struct Platform {
 pub fn hold(args: &SandboxArgs, name: &str, home: &Path, id: &Id) -> Result<Image, Failure> {
     let store = store(home)?;
     let platform = args.platform.as_deref().map(parse_platform).transpose()?;
+    if let Some(wanted) = &platform {
+        // Before it is fetched for nothing.
+        runs_here(name, wanted)?;
+    }
     let there = store.resolve(name);
     let wanted = match (&there, args.pull) {
         (_, Pull::Always) => true,
@@ -39,21 +43,51 @@ pub fn hold(args: &SandboxArgs, name: &str, home: &Path, id: &Id) -> Result<Imag
         _ => false,
     };
     if wanted {
-        pull(&store, name, platform.as_ref(), args.quiet)?;
+        let pulled = pull(&store, name, platform.as_ref(), args.quiet);
+        pulled.map_err(|source| match (&there, args.pull, source) {
+            // What is wrong with the store, or with the name, is no one's answer.
+            (_, _, source @ (Error::Store { .. } | Error::Reference(_))) => Failure::from(source),
+            (_, Pull::Always, source) => source.into(),
+            (there, _, source) => Failure::runtime(Nowhere {
+                name: name.to_owned(),
+                wanted: match (there, &platform) {
+                    (Ok(_), Some(platform)) => format!(" for {platform}"),
+                    _ => String::new(),
+                },
+                source,
+            }),
+        })?;
     } else {
         there?;
     }
     let image = store.hold(name, id.as_str())?;
-    let (found, host) = (image.config.platform(), images::Platform::host());
-    if found.os != host.os || found.architecture != host.architecture {
+    runs_here(name, &image.config.platform()).inspect_err(|_| {
         let _ = store.release(id.as_str());
-        return Err(Failure::runtime(Platform {
+    })?;
+    Ok(image)
+}
+
+/// Checks that this machine is what an image is for.
+fn runs_here(name: &str, found: &images::Platform) -> Result<(), Failure> {
+    let host = images::Platform::host();
+    match same(found, &host) {
+        true => Ok(()),
+        false => Err(Failure::runtime(Platform {
             name: name.to_owned(),
             found: found.to_string(),
             host: host.to_string(),
-        }));
+        })),
     }
-    Ok(image)
+}
+
+/// An image that is not in the store and cannot be fetched.
+#[derive(Debug, ThisError)]
+#[error("no image '{name}'{wanted} in the store, and none to be had: {source}")]
+struct Nowhere {
+    name: String,
+    /// The platform, if another one is there.
+    wanted: String,
+    source: Error,
 }
 
 fn same(a: &images::Platform, b: &images::Platform) -> bool {
@@ -70,8 +104,8 @@ fn pull(
     name: &str,
     platform: Option<&images::Platform>,
     quiet: bool,
-) -> Result<(), Failure> {
-    let reference: Reference = name.parse().map_err(Error::from)?;
+) -> Result<(), Error> {
+    let reference: Reference = name.parse()?;
     let bars = Bars::new(quiet);
     store.pull(&reference, platform, &|event| bars.show(event))?;
     Ok(())

@@ -1,6 +1,6 @@
 //! `drupe inspect`.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::table;
@@ -10,11 +10,12 @@ use crate::commands::Failure;
 use crate::commands::images::inspect_value;
 use crate::exit::Exit;
 use crate::sandbox::error::SandboxError;
-use crate::sandbox::images;
-use crate::sandbox::spec::{Mount, NetworkMode, Publish, Source, Spec};
+use crate::sandbox::network::{addresses, inside};
+use crate::sandbox::spec::{Mount, Network, NetworkMode, Source, Spec};
 use crate::sandbox::state::{State, Status};
 use crate::sandbox::store::{Sandbox, Store};
 use crate::sandbox::volumes::Volumes;
+use crate::sandbox::{images, signals, usernet};
 
 #[derive(Debug, Error)]
 #[error("no such sandbox, image or volume: {0}")]
@@ -98,9 +99,9 @@ fn value(sandbox: &Sandbox, spec: &Spec, state: &State) -> Value {
             "Cmd": process.args,
             "WorkingDir": process.cwd,
             "Labels": spec.labels,
-            "StopSignal": spec.stop_signal,
+            "StopSignal": signals::name(spec.stop_signal),
             "StopTimeout": spec.stop_timeout,
-            "ExposedPorts": spec.network.expose,
+            "ExposedPorts": spec.network.expose.iter().map(|port| (inside(*port), json!({}))).collect::<Map<_, _>>(),
         },
         "Machine": spec.machine,
         "Limits": spec.limits,
@@ -148,24 +149,160 @@ fn network(sandbox: &Sandbox, spec: &Spec, state: &State) -> Value {
         NetworkMode::Tap(name) => format!("tap={name}"),
         NetworkMode::Bridge(name) => format!("bridge={name}"),
     };
-    let port = |publish: &Publish| {
-        json!({
-            "Port": publish.to.port,
-            "Protocol": publish.to.protocol.name(),
-            "HostIp": publish.ip,
-            "HostPort": publish.first,
-        })
-    };
+    let at = Addresses::of(network, state.status.is_live());
     json!({
         "Mode": mode,
-        "Ports": state.ports.iter().map(port).collect::<Vec<_>>(),
+        "Ports": ports(network, state),
         "Dns": network.dns,
         "DnsSearch": network.search,
         "DnsOptions": network.options,
         "ExtraHosts": network.hosts,
         "Policy": network.policy,
-        "IPAddress": network.ip,
-        "Gateway": network.gateway,
+        "IPAddress": at.ip,
+        "IPPrefixLen": at.prefix_len,
+        "Gateway": at.gateway,
+        "GlobalIPv6Address": at.ip6,
+        "GlobalIPv6PrefixLen": at.prefix_len6,
+        "IPv6Gateway": at.gateway6,
         "MacAddress": crate::sandbox::network::mac(network, &sandbox.id).ok().map(|mac| mac.to_string()),
     })
+}
+
+/// The sandbox's ports while it runs, with what leads to each, as docker shows
+/// them: nothing for one that is not published.
+fn ports(network: &Network, state: &State) -> Map<String, Value> {
+    let mut ports = Map::new();
+    if !state.status.is_live() {
+        return ports;
+    }
+    for port in &network.expose {
+        ports.insert(inside(*port), Value::Null);
+    }
+    for publish in &state.ports {
+        let host = addresses(publish)
+            .into_iter()
+            .map(|ip| json!({ "HostIp": ip.to_string(), "HostPort": publish.first.to_string() }));
+        match ports.entry(inside(publish.to)).or_insert(Value::Null) {
+            Value::Array(list) => list.extend(host),
+            other => *other = host.collect(),
+        }
+    }
+    ports
+}
+
+/// The sandbox's addresses, as far as they are known here; empty where not, and
+/// while it does not run.
+#[derive(Default)]
+struct Addresses {
+    ip: String,
+    prefix_len: u8,
+    gateway: String,
+    ip6: String,
+    prefix_len6: u8,
+    gateway6: String,
+}
+
+impl Addresses {
+    fn of(network: &Network, live: bool) -> Self {
+        let mut at = Addresses::default();
+        if !live {
+            return at;
+        }
+        if network.mode == NetworkMode::User {
+            let Ok((user, ipv6)) = usernet::addresses(network) else {
+                return at;
+            };
+            at.ip = user.guest.to_string();
+            at.prefix_len = user.prefix_len;
+            at.gateway = user.gateway.to_string();
+            if ipv6 {
+                at.ip6 = user.guest6.to_string();
+                at.prefix_len6 = user.prefix_len6;
+                at.gateway6 = user.gateway6.to_string();
+            }
+            return at;
+        }
+        // One that DHCP gives, the guest alone knows.
+        if let Some((ip, length)) = network.ip.as_deref().and_then(|ip| ip.split_once('/')) {
+            let length = length.parse().unwrap_or_default();
+            match ip.contains(':') {
+                true => (at.ip6, at.prefix_len6) = (ip.to_owned(), length),
+                false => (at.ip, at.prefix_len) = (ip.to_owned(), length),
+            }
+        }
+        match network.gateway {
+            Some(gateway) if gateway.is_ipv6() => at.gateway6 = gateway.to_string(),
+            Some(gateway) => at.gateway = gateway.to_string(),
+            None => {}
+        }
+        at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::id::Id;
+    use crate::sandbox::spec::{Port, Protocol, Publish, tests::spec};
+
+    #[test]
+    fn a_running_sandbox_is_shown_as_docker_shows_a_container() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = |port| Port {
+            port,
+            protocol: Protocol::Tcp,
+        };
+        let mut spec = spec("");
+        spec.network.expose = vec![to(80), to(443)];
+        let store = Store::at(dir.path().to_owned());
+        let sandbox = store
+            .create(Id::random().unwrap(), spec, Some("web"))
+            .unwrap();
+        let spec = sandbox.spec().unwrap();
+        let mut state = State::created();
+        let stopped = value(&sandbox, &spec, &state);
+        assert_eq!(stopped["NetworkSettings"]["Ports"], json!({}));
+        assert_eq!(stopped["NetworkSettings"]["IPAddress"], "");
+        let exposed = json!({ "443/tcp": {}, "80/tcp": {} });
+        assert_eq!(stopped["Config"]["ExposedPorts"], exposed);
+        assert_eq!(stopped["Config"]["StopSignal"], "SIGTERM");
+
+        state.status = Status::Running;
+        state.ports = vec![Publish {
+            ip: None,
+            first: 8080,
+            last: 8080,
+            to: to(80),
+        }];
+        let network = value(&sandbox, &spec, &state)["NetworkSettings"].clone();
+        let bound = |ip: &str| json!({ "HostIp": ip, "HostPort": "8080" });
+        assert_eq!(
+            network["Ports"],
+            json!({ "80/tcp": [bound("0.0.0.0"), bound("::")], "443/tcp": null })
+        );
+        for (key, expected) in [
+            ("IPAddress", json!("10.0.2.15")),
+            ("IPPrefixLen", json!(24)),
+            ("Gateway", json!("10.0.2.2")),
+            ("GlobalIPv6Address", json!("fd00::15")),
+            ("IPv6Gateway", json!("fd00::2")),
+        ] {
+            assert_eq!(network[key], expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_network_of_the_hosts_has_the_address_that_was_given() {
+        let mut network = Network {
+            mode: NetworkMode::Tap("tap0".into()),
+            ip: Some("192.168.7.2/24".into()),
+            gateway: Some("192.168.7.1".parse().unwrap()),
+            ..Network::default()
+        };
+        let at = Addresses::of(&network, true);
+        assert_eq!((&*at.ip, at.prefix_len), ("192.168.7.2", 24));
+        assert_eq!(at.gateway, "192.168.7.1");
+        network.ip = None;
+        assert_eq!(Addresses::of(&network, true).ip, "");
+    }
 }

@@ -1,6 +1,7 @@
 //! The commands about sandboxes, one in each module.
 
 mod attach;
+mod completions;
 mod cp;
 mod create;
 mod events;
@@ -22,6 +23,8 @@ mod top;
 mod update;
 mod volume;
 
+use std::ffi::OsString;
+
 use protocol::Failure as Refusal;
 use thiserror::Error;
 
@@ -34,8 +37,24 @@ use crate::sandbox::ops::StartError;
 use crate::sandbox::store::{Sandbox, Store};
 use crate::sandbox::volumes::VolumeError;
 
-/// The commands that end as a sandbox's command does.
-pub const PASS_STATUS: [&str; 5] = ["run", "create", "start", "exec", "attach"];
+/// The commands that say by their status whether drupe failed or what it ran.
+const PASS_STATUS: [&str; 4] = ["run", "create", "exec", "attach"];
+
+/// Whether the command line is of a command that ends as a sandbox's does, as
+/// far as one that makes no sense lets itself be read.
+pub fn passes_status(command: &str, args: &[OsString]) -> bool {
+    let attaches = |word: &OsString| {
+        let word = word.to_string_lossy();
+        match word.strip_prefix('-') {
+            Some(long) if long.starts_with('-') => {
+                matches!(&*word, "--attach" | "--interactive")
+            }
+            Some(letters) => letters.contains(['a', 'i']),
+            None => false,
+        }
+    };
+    PASS_STATUS.contains(&command) || (command == "start" && args.iter().any(attaches))
+}
 
 /// Something that the sandbox, or its monitor, says.
 #[derive(Debug, Error)]
@@ -74,7 +93,8 @@ pub fn run(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Run(args) => as_command(run::run(&args)),
         Command::Create(args) => as_command(create::run(&args)),
-        Command::Start(args) => as_command(start::run(&args)),
+        Command::Start(args) if args.attach || args.interactive => as_command(start::run(&args)),
+        Command::Start(args) => as_error(start::run(&args)),
         Command::Exec(args) => as_command(exec::run(&args)),
         Command::Attach(args) => as_command(attach::run(&args)),
         Command::Stop(args) => stop::run(&args),
@@ -93,7 +113,8 @@ pub fn run(command: Command) -> Result<Exit, Failure> {
         Command::Events(args) => events::run(&args),
         Command::Volume(args) => volume::run(args.command),
         Command::System(args) => system::run(args.command),
-        Command::Completions(args) => manual::completions(args.shell),
+        Command::Completions(args) => completions::completions(args.shell),
+        Command::Names(args) => completions::names(args.kind),
         Command::Man(args) => manual::pages(&args.directory),
         Command::Boot(_)
         | Command::Doctor(_)
@@ -119,6 +140,18 @@ fn as_command(result: Result<Exit, Failure>) -> Result<Exit, Failure> {
     })
 }
 
+/// The end of a command that does not: what kept a sandbox's command from
+/// starting is an error like others.
+fn as_error(result: Result<Exit, Failure>) -> Result<Exit, Failure> {
+    result.map_err(|failure| match failure.exit {
+        Exit::Command(_) => Failure {
+            exit: Exit::Error,
+            ..failure
+        },
+        _ => failure,
+    })
+}
+
 /// What drupe ends with, after it was joined with a process.
 fn end(end: Option<End>) -> Exit {
     match end {
@@ -136,13 +169,27 @@ fn end(end: Option<End>) -> Exit {
 /// The last one's; those before are logged.
 fn each(
     names: &[String],
+    act: impl FnMut(&Store, &Sandbox) -> Result<(), Failure>,
+) -> Result<Exit, Failure> {
+    each_or(names, |error| Err(error.into()), act)
+}
+
+/// As [`each`], where `missing` decides about one that is not found.
+///
+/// # Errors
+/// The last one's; those before are logged.
+fn each_or(
+    names: &[String],
+    missing: impl Fn(SandboxError) -> Result<(), Failure>,
     mut act: impl FnMut(&Store, &Sandbox) -> Result<(), Failure>,
 ) -> Result<Exit, Failure> {
     let store = Store::open()?;
     let mut last = None;
     for name in names {
-        let done = store.find(name).map_err(Failure::from);
-        let done = done.and_then(|sandbox| act(&store, &sandbox));
+        let done = match store.find(name) {
+            Ok(sandbox) => act(&store, &sandbox),
+            Err(error) => missing(error),
+        };
         if let Err(failure) = done
             && let Some(before) = last.replace(failure)
         {

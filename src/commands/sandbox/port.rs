@@ -1,5 +1,7 @@
 //! `drupe port`.
 
+use std::net::IpAddr;
+
 use serde::Serialize;
 use thiserror::Error;
 
@@ -8,7 +10,7 @@ use crate::cli::Format;
 use crate::cli::sandbox::PortArgs;
 use crate::commands::{Failure, print};
 use crate::exit::Exit;
-use crate::sandbox::network::describe;
+use crate::sandbox::network::{addresses, inside, outside};
 use crate::sandbox::ops;
 use crate::sandbox::spec::Publish;
 use crate::sandbox::store::Store;
@@ -48,34 +50,55 @@ pub fn run(args: &PortArgs) -> Result<Exit, Failure> {
         }
     }
     if args.format == Format::Json {
-        return json(&ports.iter().map(row).collect::<Vec<_>>());
+        return json(&ports.iter().flat_map(rows).collect::<Vec<_>>());
     }
-    let outside = |publish: &Publish| {
-        let text = describe(publish);
-        text.split('/').next().unwrap_or_default().to_owned()
-    };
-    let lines = ports.iter().map(|publish| match args.port {
-        Some(_) => format!("{}\n", outside(publish)),
-        None => {
-            let to = publish.to;
-            format!(
-                "{}/{} -> {}\n",
-                to.port,
-                to.protocol.name(),
-                outside(publish)
-            )
-        }
-    });
-    print(&lines.collect::<String>())
+    print(&text(&ports, args.port.is_none()))
 }
 
-fn row(publish: &Publish) -> Row {
-    Row {
+/// A line for each address of the host; with `all` ports, it names the sandbox's.
+fn text(ports: &[Publish], all: bool) -> String {
+    let lines = |publish: &Publish| {
+        let inside = inside(publish.to);
+        outside(publish).into_iter().map(move |outside| match all {
+            true => format!("{inside} -> {outside}\n"),
+            false => format!("{outside}\n"),
+        })
+    };
+    ports.iter().flat_map(lines).collect()
+}
+
+fn rows(publish: &Publish) -> Vec<Row> {
+    let row = |ip: IpAddr| Row {
         port: publish.to.port,
         protocol: publish.to.protocol.name(),
-        host_ip: publish
-            .ip
-            .map_or_else(|| "0.0.0.0".to_owned(), |ip| ip.to_string()),
+        host_ip: ip.to_string(),
         host_port: publish.first,
+    };
+    addresses(publish).into_iter().map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::spec::{Port, Protocol};
+
+    #[test]
+    fn both_kinds_of_addresses_are_told() {
+        let publish = |ip: Option<&str>| Publish {
+            ip: ip.map(|ip| ip.parse().unwrap()),
+            first: 8080,
+            last: 8080,
+            to: Port {
+                port: 80,
+                protocol: Protocol::Tcp,
+            },
+        };
+        let all = [publish(None)];
+        let lines = "80/tcp -> 0.0.0.0:8080\n80/tcp -> [::]:8080\n";
+        assert_eq!(text(&all, true), lines);
+        assert_eq!(text(&all, false), "0.0.0.0:8080\n[::]:8080\n");
+        assert_eq!(rows(&all[0])[1].host_ip, "::");
+        let one = [publish(Some("127.0.0.1"))];
+        assert_eq!(text(&one, true), "80/tcp -> 127.0.0.1:8080\n");
     }
 }

@@ -7,7 +7,7 @@ use crate::cli::Format;
 use crate::cli::sandbox::{Filter, PsArgs};
 use crate::commands::{Failure, print};
 use crate::exit::Exit;
-use crate::sandbox::network::describe;
+use crate::sandbox::network::{inside, outside};
 use crate::sandbox::ops;
 use crate::sandbox::spec::{Publish, Spec};
 use crate::sandbox::state::{State, Status};
@@ -112,20 +112,17 @@ fn row((sandbox, spec, state): &(Sandbox, Spec, State)) -> Row {
 
 /// The ports that lead in, and those that it only says it serves.
 fn ports(spec: &Spec, state: &State) -> Vec<String> {
-    let arrow = |publish: &Publish| {
-        let outside = describe(publish);
-        let outside = outside.split('/').next().unwrap_or_default().to_owned();
-        format!(
-            "{outside}->{}/{}",
-            publish.to.port,
-            publish.to.protocol.name()
-        )
+    let arrows = |publish: &Publish| {
+        let inside = inside(publish.to);
+        outside(publish)
+            .into_iter()
+            .map(move |outside| format!("{outside}->{inside}"))
     };
-    let published = state.ports.iter().map(arrow);
+    let published = state.ports.iter().flat_map(arrows);
     let exposed = spec.network.expose.iter().filter(|port| {
         state.status.is_live() && !state.ports.iter().any(|publish| publish.to == **port)
     });
-    let exposed = exposed.map(|port| format!("{}/{}", port.port, port.protocol.name()));
+    let exposed = exposed.map(|port| inside(*port));
     published.chain(exposed).collect()
 }
 
@@ -227,7 +224,10 @@ mod tests {
             last: 8080,
             to: to(80),
         }];
-        assert_eq!(ports(&spec, &state), ["0.0.0.0:8080->80/tcp", "443/tcp"]);
+        assert_eq!(
+            ports(&spec, &state),
+            ["0.0.0.0:8080->80/tcp", "[::]:8080->80/tcp", "443/tcp"]
+        );
         let list = [(sandbox.clone(), spec, state)];
         let text = text(&list, false);
         assert_eq!(text.lines().count(), 2);

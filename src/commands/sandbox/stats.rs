@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use protocol::{Reply, Request, Stats};
 use serde::Serialize;
 
-use super::table::{bytes, json, table};
+use super::table::{json, table};
 use crate::cli::Format;
 use crate::cli::sandbox::StatsArgs;
+use crate::commands::units::{binary, decimal};
 use crate::commands::{Failure, print};
 use crate::exit::Exit;
 use crate::sandbox::error::SandboxError;
@@ -155,10 +156,14 @@ fn text(rows: &[Row], clear: bool) -> String {
             row.id.chars().take(crate::sandbox::id::SHORT).collect(),
             row.name.clone(),
             format!("{:.2}%", row.cpu_percent),
-            format!("{} / {}", bytes(row.memory), bytes(row.memory_limit)),
+            format!("{} / {}", binary(row.memory), binary(row.memory_limit)),
             format!("{:.2}%", row.memory_percent),
-            format!("{} / {}", bytes(row.net_received), bytes(row.net_sent)),
-            format!("{} / {}", bytes(row.block_read), bytes(row.block_written)),
+            format!("{} / {}", decimal(row.net_received), decimal(row.net_sent)),
+            format!(
+                "{} / {}",
+                decimal(row.block_read),
+                decimal(row.block_written)
+            ),
             row.pids.to_string(),
         ]
     });

@@ -6,10 +6,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::table::{bytes, json, table};
+use super::table::{json, table};
 use super::volume::{confirm, prune_all};
 use crate::cli::Format;
 use crate::cli::volume::{DfArgs, PruneArgs, SystemCommand};
+use crate::commands::images::removed_lines;
+use crate::commands::units::{decimal, reclaimed};
 use crate::commands::{Failure, print};
 use crate::exit::Exit;
 use crate::sandbox::store::Store;
@@ -86,8 +88,8 @@ fn df(args: &DfArgs) -> Result<Exit, Failure> {
                     row.kind.to_owned(),
                     row.total.to_string(),
                     row.active.to_string(),
-                    bytes(row.size),
-                    bytes(row.reclaimable),
+                    decimal(row.size),
+                    decimal(row.reclaimable),
                 ]
             }),
         )),
@@ -118,6 +120,7 @@ fn prune(args: &PruneArgs) -> Result<Exit, Failure> {
     }
     let store = Store::open()?;
     let mut freed = 0;
+    let mut gone = String::new();
     for (sandbox, _, state) in ops::list(&store)? {
         if state.status.is_live() {
             continue;
@@ -126,18 +129,31 @@ fn prune(args: &PruneArgs) -> Result<Exit, Failure> {
         match ops::remove(&sandbox, false, args.volumes) {
             Ok(()) => {
                 freed += used;
-                print(&format!("{}\n", sandbox.id))?;
+                gone += &format!("{}\n", sandbox.id);
             }
             // Somebody has started it, or removed it.
             Err(e) => log::warn!("{e}"),
         }
     }
+    // As far as it has come, should anything fail further on.
+    print(&section("Deleted Sandboxes", &gone))?;
     freed += unfinished(&store);
     if args.volumes {
-        freed += prune_all(&store, &Volumes::new(store.home()), false)?;
+        let (gone, bytes) = prune_all(&store, &Volumes::new(store.home()), false)?;
+        print(&section("Deleted Volumes", &gone))?;
+        freed += bytes;
     }
-    freed += images::store(store.home())?.prune(args.all)?.bytes;
-    print(&format!("Freed: {}\n", bytes(freed)))
+    let pruned = images::store(store.home())?.prune(args.all)?;
+    let gone = removed_lines(&pruned.removed);
+    print(&reclaimed("Deleted Images", &gone, freed + pruned.bytes))
+}
+
+/// A part of what was removed; nothing if nothing was.
+fn section(title: &str, lines: &str) -> String {
+    match lines.is_empty() {
+        true => String::new(),
+        false => format!("{title}:\n{lines}\n"),
+    }
 }
 
 /// Removes what a crash has left of sandboxes that were being made or removed,

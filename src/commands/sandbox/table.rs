@@ -51,23 +51,6 @@ pub fn short(text: &str, length: usize) -> String {
     }
 }
 
-/// Bytes as people write them: `1.5MiB`.
-pub fn bytes(count: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{count}B"),
-        _ if value < 10.0 => format!("{value:.2}{}", UNITS[unit]),
-        _ if value < 100.0 => format!("{value:.1}{}", UNITS[unit]),
-        _ => format!("{value:.0}{}", UNITS[unit]),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,16 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_texts_are_short() {
-        for (count, text) in [
-            (0, "0B"),
-            (999, "999B"),
-            (1536, "1.50KiB"),
-            (1 << 20, "1.00MiB"),
-            (100 << 30, "100GiB"),
-        ] {
-            assert_eq!(bytes(count), text);
-        }
+    fn texts_are_short() {
         assert_eq!(short("äöü", 3), "äöü");
         assert_eq!(short("äöüß", 3), "äö…");
     }

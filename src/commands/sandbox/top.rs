@@ -2,9 +2,10 @@
 
 use protocol::{ProcessInfo, Reply, Request};
 
-use super::table::{bytes, json, table};
+use super::table::{json, table};
 use crate::cli::Format;
 use crate::cli::sandbox::TopArgs;
+use crate::commands::units::binary;
 use crate::commands::{Failure, print};
 use crate::exit::Exit;
 use crate::sandbox::error::SandboxError;
@@ -48,7 +49,7 @@ fn text(list: &[ProcessInfo], now: Time) -> String {
                 seconds / 60 % 60,
                 seconds % 60
             ),
-            bytes(process.rss),
+            binary(process.rss),
             format!("{} ago", rough(age)),
             process.tty.clone(),
             process.command.clone(),

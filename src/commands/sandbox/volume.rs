@@ -7,12 +7,13 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::table::{bytes, json as print_json, table};
+use super::table::{json as print_json, table};
 use crate::cli::process::map;
 use crate::cli::volume::{
     VolumeCommand, VolumeCreateArgs, VolumeInspectArgs, VolumeLsArgs, VolumePruneArgs, VolumeRmArgs,
 };
 use crate::cli::{CliError, Format};
+use crate::commands::units::{decimal, reclaimed};
 use crate::commands::{Failure, print};
 use crate::exit::Exit;
 use crate::sandbox::id::Id;
@@ -90,8 +91,8 @@ fn list(volumes: &Volumes, args: &VolumeLsArgs) -> Result<Exit, Failure> {
                 let mounted = if row.in_use { "yes" } else { "no" };
                 [
                     row.name,
-                    bytes(row.size),
-                    bytes(row.used),
+                    decimal(row.size),
+                    decimal(row.used),
                     mounted.to_owned(),
                 ]
             }),
@@ -171,17 +172,18 @@ fn prune(store: &Store, volumes: &Volumes, args: &VolumePruneArgs) -> Result<Exi
     if !args.force && !confirm(what)? {
         return Ok(Exit::Success);
     }
-    let freed = prune_all(store, volumes, args.all)?;
-    print(&format!("Freed: {}\n", bytes(freed)))
+    let (gone, bytes) = prune_all(store, volumes, args.all)?;
+    print(&reclaimed("Deleted Volumes", &gone, bytes))
 }
 
-/// Removes volumes that no sandbox has, and says what they took.
+/// Removes volumes that no sandbox has, and says which, a line for each, and what
+/// they took.
 ///
 /// # Errors
 /// When they cannot be listed.
-pub fn prune_all(store: &Store, volumes: &Volumes, named: bool) -> Result<u64, Failure> {
+pub fn prune_all(store: &Store, volumes: &Volumes, named: bool) -> Result<(String, u64), Failure> {
     let users = users(store)?;
-    let mut freed = 0;
+    let (mut gone, mut freed) = (String::new(), 0);
     for volume in volumes.list()? {
         let anonymous = volume.description().is_ok_and(|d| d.anonymous);
         if users.contains_key(&volume.name) || !(named || anonymous) {
@@ -191,13 +193,13 @@ pub fn prune_all(store: &Store, volumes: &Volumes, named: bool) -> Result<u64, F
         match volumes.remove(&volume) {
             Ok(()) => {
                 freed += used;
-                print(&format!("{}\n", volume.name))?;
+                gone += &format!("{}\n", volume.name);
             }
             Err(VolumeError::Busy(_)) => {}
             Err(e) => log::warn!("{e}"),
         }
     }
-    Ok(freed)
+    Ok((gone, freed))
 }
 
 /// Asks whether `what` is really to be removed.

@@ -51,6 +51,10 @@ pub const LOG: &str = "monitor.log";
 /// The most that is kept of that, in bytes.
 const MAX_LOG: u64 = 1 << 20;
 
+/// How it begins to say that the guest never answered. Who hears it looks for the
+/// reason in what the guest's kernel said.
+pub const NOT_UP: &str = "the guest did not come up";
+
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Says how far it has come, how long after its start, and when.
@@ -409,10 +413,7 @@ fn explain(error: BootError, vm: Vm) -> Failure {
     match error {
         BootError::Agent(AgentError::Failed(failure)) => failure,
         BootError::Host(e) => failure(&e.to_string()),
-        BootError::NotReady => failure(&format!(
-            "the guest did not come up: {}: 'drupe logs --console' tells what its kernel said",
-            first_line(&vm.join().0)
-        )),
+        BootError::NotReady => failure(&format!("{NOT_UP}: {}", first_line(&vm.join().0))),
         BootError::Agent(e) => failure(&format!("{e}: {}", first_line(&vm.join().0))),
     }
 }

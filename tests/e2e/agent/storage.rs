@@ -3,7 +3,7 @@
 use std::fs;
 
 use protocol::{
-    Archive, DiskMount, Frame, FrameKind, Mount, MountSource, Reply, Request, Writable,
+    Archive, DiskMount, Frame, FrameKind, Mount, MountSource, Reply, Request, TmpfsTop, Writable,
 };
 
 use super::sandbox::{self, Plan, ext4, process};
@@ -117,7 +117,13 @@ fn disks_keep_what_is_written() {
                 });
                 let tmpfs = MountSource::Tmpfs {
                     size: Some(MIB),
-                    mode: Some(0o700),
+                    top: TmpfsTop {
+                        mode: Some(0o700),
+                        uid: Some(7),
+                        gid: Some(8),
+                        exec: true,
+                        ..TmpfsTop::default()
+                    },
                 };
                 setup.mounts = vec![
                     mount(volume, "/data", read_only),
@@ -131,9 +137,10 @@ fn disks_keep_what_is_written() {
     let out = sandbox.sh(
         "stat -c '%u %g' /data; cat /data/sub/file; echo; ls -a /data | grep -c drupe; \
          rm /data/sub/file; echo 1 > /data/mine; echo 2 > /root-file; \
-         stat -c %a /new/place; df -k /new/place | tail -n 1 | awk '{print $2}'",
+         stat -c '%a %u %g' /new/place; cp /bin/true /new/place && /new/place/true && echo ran; \
+         rm /new/place/true; df -k /new/place | tail -n 1 | awk '{print $2}'",
     );
-    assert_eq!(out.text(), "33 34\nfrom the image\n0\n700\n1024\n");
+    assert_eq!(out.text(), "33 34\nfrom the image\n0\n700 7 8\nran\n1024\n");
     sandbox.power_off();
     drop(main);
     // Both were unmounted in good order.

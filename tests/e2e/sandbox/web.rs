@@ -28,6 +28,11 @@ fn a_web_server_is_published_and_its_port_is_free_afterwards() {
         panic!("{ports:?}")
     };
     assert!(four.starts_with("127.0.0.1:") && six.starts_with("[::1]:"));
+    let settings = home.inspect("web")["NetworkSettings"].clone();
+    let open = settings["Ports"]["80/tcp"].as_array().unwrap();
+    let open: Vec<_> = open.iter().map(|port| port["HostIp"].as_str()).collect();
+    assert_eq!(open, [Some("127.0.0.1"), Some("::1")]);
+    assert_eq!(settings["IPAddress"], "10.0.2.15");
     let (url, url6) = (format!("http://{four}/"), format!("http://{six}/"));
     home.until("a page", || {
         let mut get = Command::new("curl");

@@ -8,7 +8,7 @@ use devices::virtio::SharedDevice;
 use devices::virtio::net::{MacAddr, Net, NetLimits, NetSpec, TapError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use usernet::{Publish, Published, Resolver};
+use usernet::Published;
 
 use crate::virtio::shared;
 
@@ -123,8 +123,14 @@ impl FromStr for NetConfig {
         let mut options = Options::parse(DEVICE, text)?;
         match options.first() {
             Some(first) if first == "user" => user(options).map(NetConfig::User),
-            _ if text.split(',').any(|item| item.starts_with("tap")) => {
+            _ if text.split(',').any(|item| item.starts_with("tap=")) => {
                 text.parse().map(NetConfig::Tap)
+            }
+            Some(first) if !first.contains('=') => {
+                let why = format!(
+                    "is neither 'user' nor 'tap=NAME', one of which must be given: for the TAP of this name, 'tap={first}'"
+                );
+                Err(bad(&first, why))
             }
             first => {
                 let why = "is neither 'user' nor 'tap=NAME', one of which must be given";
@@ -140,15 +146,9 @@ fn user(mut options: Options) -> Result<UserNetSpec, SpecError> {
         host_loopback: options.flag("host-loopback")?,
         metadata: options.flag("metadata")?,
         ipv6: !options.flag("no-ipv6")?,
-        publish: options
-            .value::<List<Publish>>("publish")?
-            .unwrap_or_default()
-            .0,
+        publish: list(&mut options, "publish")?,
         policy: options.value("policy")?.unwrap_or(defaults.policy),
-        dns: options
-            .value::<List<Resolver>>("dns")?
-            .unwrap_or_default()
-            .0,
+        dns: list(&mut options, "dns")?,
         subnet: options.value("subnet")?.unwrap_or(defaults.subnet),
     };
     let mac = options.value("mac")?;
@@ -166,24 +166,18 @@ fn user(mut options: Options) -> Result<UserNetSpec, SpecError> {
 }
 
 /// Several values of one option, with `+` between them.
-struct List<T>(Vec<T>);
-
-impl<T> Default for List<T> {
-    fn default() -> Self {
-        List(Vec::new())
-    }
-}
-
-impl<T: FromStr<Err: Display>> FromStr for List<T> {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let items = text.split('+').map(|item| {
-            let value = item.parse();
-            value.map_err(|e| format!("'{item}' {e}"))
-        });
-        items.collect::<Result<_, _>>().map(List)
-    }
+fn list<T: FromStr<Err: Display>>(
+    options: &mut Options,
+    key: &'static str,
+) -> Result<Vec<T>, SpecError> {
+    let Some(text) = options.value::<String>(key)? else {
+        return Ok(Vec::new());
+    };
+    let items = text.split('+').map(|item| {
+        let value = item.parse();
+        value.map_err(|e| options.bad(key, format!("'{item}' {e}")))
+    });
+    items.collect()
 }
 
 impl TryFrom<Fields> for NetConfig {
@@ -293,8 +287,13 @@ mod tests {
                 "net: : is neither 'user' nor 'tap=NAME', one of which must be given",
             ),
             (
-                "usr",
-                "net: usr: is neither 'user' nor 'tap=NAME', one of which must be given",
+                "tap0",
+                "net: tap0: is neither 'user' nor 'tap=NAME', one of which must be given: \
+                 for the TAP of this name, 'tap=tap0'",
+            ),
+            (
+                "user,publish=99999:1",
+                "net: publish: '99999:1' has '99999', which is not a port: give 1 to 65535",
             ),
             (
                 "mac=1",
@@ -311,7 +310,7 @@ mod tests {
             ),
             (
                 "user,publish=80+x",
-                "net: publish: '80+x': 'x' 'x' is not a port: give 1 to 65535",
+                "net: publish: 'x' has 'x', which is not a port: give 1 to 65535",
             ),
             (
                 "user,policy=permit",
