@@ -2,7 +2,7 @@
 # the KVM lab. `make help` lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fuzz supply sbom release reproducible deps lab kernel rootfs
+.PHONY: help demo test bench fuzz soak supply sbom release reproducible deps lab kernel rootfs
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -18,6 +18,9 @@ bench: deps ## measure the start, the boot against QEMU's, and the size
 
 fuzz: deps ## fuzz each target for a minute
 	@tools/fuzz 60
+
+soak: deps ## 500 sandboxes one after another, and 30 at a time: nothing may be left
+	@tools/soak
 
 supply: ## check licences, versions, sources and yanked packages of what drupe needs
 	@tools/supply --refresh

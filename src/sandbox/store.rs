@@ -231,7 +231,9 @@ impl Sandbox {
         if !state.status.is_live() {
             return Ok(state);
         }
-        let why = "drupe's process for it died".to_owned();
+        let why = "drupe's process for it died: it was killed, \
+                   perhaps for want of memory (see the host's kernel log)"
+            .to_owned();
         let ended = state.exited(LOST, false, Some(why), last_sign(&self.dir));
         if let Some(lock) = self.try_lock_changes()? {
             self.write_state(&ended)?;

@@ -178,6 +178,12 @@ impl Guest {
         (self.arg("--disk").arg(disk), path)
     }
 
+    /// Runs drupe by way of another program.
+    pub fn wrapped(mut self, wrap: impl FnOnce(&Command) -> Command) -> Self {
+        self.command = wrap(&self.command);
+        self
+    }
+
     /// Starts it.
     pub fn start(mut self) -> Running {
         let mut child = self

@@ -21,6 +21,7 @@ mod confine;
 mod console;
 mod disk;
 mod ending;
+mod faults;
 mod hostile;
 mod images;
 mod net;

@@ -8,15 +8,15 @@ use std::thread;
 use crate::guest::{Guest, host};
 
 /// A TAP with an address of its own, gone when dropped.
-struct Tap {
-    name: String,
-    host: Ipv4Addr,
+pub struct Tap {
+    pub name: String,
+    pub host: Ipv4Addr,
     guest: Ipv4Addr,
 }
 
 impl Tap {
     /// `n` tells the TAPs of one test process apart.
-    fn new(n: u8) -> Self {
+    pub fn new(n: u8) -> Self {
         let tap = Tap {
             name: format!("drupetest{n}"),
             host: Ipv4Addr::new(10, 97, n, 1),
@@ -32,7 +32,7 @@ impl Tap {
     }
 
     /// Shell lines that bring the guest's end up.
-    fn guest_setup(&self) -> String {
+    pub fn guest_setup(&self) -> String {
         format!(
             "set -e
              nic=$(ls -d /sys/class/net/*/device | head -n 1); nic=$(basename $(dirname $nic))
@@ -43,7 +43,7 @@ impl Tap {
         )
     }
 
-    fn attach(&self, guest: Guest, options: &str) -> Guest {
+    pub fn attach(&self, guest: Guest, options: &str) -> Guest {
         guest
             .arg("--net")
             .arg(format!("tap={}{options}", self.name))
@@ -54,6 +54,8 @@ impl Drop for Tap {
     fn drop(&mut self) {
         let _ = Command::new("ip")
             .args(["link", "del", &self.name])
+            // A test may have removed it itself.
+            .stderr(Stdio::null())
             .status();
     }
 }
