@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use protocol::{Exit, Frame, FrameKind, Reply, Request};
 use serde::de::DeserializeOwned;
+use vmm::config::ByteSize;
 
 use crate::Input;
 use crate::dir::Dir;
@@ -32,10 +33,11 @@ const JSON: [&[u8]; 8] = [
 /// The first byte chooses who reads.
 pub fn agent(data: &[u8]) {
     let mut input = Input::new(data);
-    match input.u8() % 6 {
+    let how = input.u8();
+    match how % 6 {
         0 => replies(&stream(&mut input)),
         1 => archive(&stream(&mut input)),
-        2 => output(&stream(&mut input)),
+        2 => output(&stream(&mut input), how >= 0x80),
         3 => hostile_log(input.rest()),
         4 => {
             messages::<Request>(input.rest());
@@ -88,10 +90,18 @@ fn archive(bytes: &[u8]) {
     assert!(read.len() <= bytes.len());
 }
 
-/// As the monitor passes output on: the log has all of it, in order.
-fn output(bytes: &[u8]) {
+/// As the monitor passes output on: the log has all of it, in order, in one file
+/// or in many.
+fn output(bytes: &[u8], many: bool) {
     let dir = Dir::new();
-    let mut writer = log::Writer::open(&dir.inner()).expect("a log");
+    let limits = match many {
+        true => log::Limits {
+            max_size: ByteSize(4 << 10),
+            max_files: 100,
+        },
+        false => log::Limits::default(),
+    };
+    let mut writer = log::Writer::open(&dir.inner(), limits).expect("a log");
     let mut said = Vec::new();
     let mut from = bytes;
     while let Ok(Some(frame)) = Frame::read_from(&mut from) {
@@ -126,7 +136,7 @@ fn hostile_log(bytes: &[u8]) {
     let dir = Dir::new();
     fs::write(dir.inner().join(log::FILE), bytes).expect("a file");
     let before = pieces(&dir).len();
-    let mut writer = log::Writer::open(&dir.inner()).expect("a log");
+    let mut writer = log::Writer::open(&dir.inner(), log::Limits::default()).expect("a log");
     writer.write(Stream::Stderr, b"after").expect("a log");
     let after = pieces(&dir);
     assert!(after.len() > before, "a line was lost");

@@ -150,6 +150,10 @@ pub fn agent() -> Seeds {
             "output",
             vec![2, 0x14, 4, b'a', b'\n', 0xff, 0, 0x0c, b'x', PAGE, 6, 5],
         ),
+        (
+            "rotated",
+            [&[0x80][..], &[0x0c, b'x', PAGE].repeat(8)].concat(),
+        ),
         ("announced", vec![0, 0xf2, 1, 2, 3, 4, 5]),
         (
             "log",
