@@ -77,6 +77,9 @@ pub struct MmioTransport {
     shared: Arc<Shared>,
     kicks: Vec<Arc<EventFd>>,
     queues: Vec<Queue>,
+    /// For each queue which of its three addresses is not aligned, a bit each:
+    /// such an address is not kept by [`Queue`], which has an old one in its place.
+    misaligned: Vec<u8>,
     device_id: u32,
     offered: u64,
     accepted: u64,
@@ -125,6 +128,7 @@ impl MmioTransport {
                 status: AtomicU8::new(0),
             }),
             kicks,
+            misaligned: vec![0; queues.len()],
             queues,
             device_id,
             offered,
@@ -204,7 +208,11 @@ impl MmioTransport {
         let s = self.status();
         let configurable = s & status::FEATURES_OK != 0 && !self.active;
         let event_idx = self.accepted & ring_features::EVENT_IDX != 0;
-        let Some(q) = self.queues.get_mut(self.queue_sel as usize) else {
+        let selected = self.queue_sel as usize;
+        let (Some(q), Some(misaligned)) = (
+            self.queues.get_mut(selected),
+            self.misaligned.get_mut(selected),
+        ) else {
             return;
         };
         // A queue may be changed only before DRIVER_OK and while it is not ready
@@ -222,7 +230,7 @@ impl MmioTransport {
             0x44 => {
                 q.set_event_idx(event_idx);
                 q.set_ready(value == 1);
-                if value == 1 && !q.is_valid(&self.mem) {
+                if value == 1 && (*misaligned != 0 || !q.is_valid(&self.mem)) {
                     q.set_ready(false);
                 }
             }
@@ -233,6 +241,17 @@ impl MmioTransport {
             0xa0 => q.set_used_ring_address(Some(value), None),
             0xa4 => q.set_used_ring_address(None, Some(value)),
             _ => {}
+        }
+        let kept = match offset {
+            0x80 => q.desc_table(),
+            0x90 => q.avail_ring(),
+            0xa0 => q.used_ring(),
+            _ => return,
+        };
+        let part = 1 << (offset >> 4 & 3);
+        match kept as u32 == value {
+            true => *misaligned &= !part,
+            false => *misaligned |= part,
         }
     }
 
@@ -311,6 +330,7 @@ impl MmioTransport {
     fn reset(&mut self) {
         self.stop_device();
         self.queues.iter_mut().for_each(QueueT::reset);
+        self.misaligned.fill(0);
         for kick in &self.kicks {
             // A kick from before the reset must not be seen after it.
             let _ = kick.read();
@@ -441,6 +461,10 @@ mod tests {
             (0x1000, 0xf_fffe, 0x2000),
             (0x1000, 0x2000, 0x20_0000),
             (0, 0, 0x10_0000),
+            // Not aligned: the rings lie nowhere, and not where they were before.
+            (0x1001, 0x2000, 0x3000),
+            (0x1000, 0x2001, 0x3000),
+            (0x1000, 0x2000, 0x3002),
         ] {
             for (reg, addr) in [(0x80, desc), (0x90, avail), (0xa0, used)] {
                 d.write(reg, addr);
@@ -449,6 +473,9 @@ mod tests {
             d.write(0x44, 1);
             assert_eq!(d.read(0x44), 0);
         }
+        d.write(0xa0, 0x3000);
+        d.write(0x44, 1);
+        assert_eq!(d.read(0x44), 1, "what was wrong is put right");
         d.write(0x30, 9);
         d.write(0x44, 1);
         assert_eq!((d.read(0x34), d.read(0x44)), (0, 0), "no such queue");

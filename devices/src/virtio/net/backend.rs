@@ -79,8 +79,17 @@ pub trait PacketBackend: Send {
     /// headers of packets for it must be zero.
     fn has_offloads(&self) -> bool;
 
-    /// Which unfinished packets may come out of [`Self::read_packet`] from now on.
-    /// Called at each activation, and with [`Offload::NONE`] at each reset.
+    /// The driver is ready: whatever the back end needs only for one that is runs
+    /// from now on. Called at each activation, before anything is agreed on.
+    ///
+    /// # Errors
+    /// When it cannot be had; there are then no packets.
+    fn start(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Which unfinished packets may come out of [`Self::read_packet`] from now on:
+    /// none at first. Called when that changes, at an activation or at a reset.
     ///
     /// # Errors
     /// When the back end could not follow; it then goes on as before.

@@ -362,6 +362,9 @@ impl<B: PacketBackend> VirtioDevice for Net<B> {
     }
 
     fn activate(&mut self, activation: Activation) {
+        if let Err(e) = self.backend.start() {
+            log::error!("net: {} cannot be started: {e}", self.backend.name());
+        }
         self.set_offload(Offload::accepted(activation.features));
         self.rx.start();
         self.active = Some(activation);

@@ -23,6 +23,16 @@ fn the_configuration_tells_address_link_and_mtu() {
 }
 
 #[test]
+fn a_driver_that_agrees_on_no_offload_starts_the_back_end_as_well() {
+    let mut b = bench_with(true);
+    assert!(b.d.start(0));
+    assert_eq!(b.wire().starts, 1);
+    assert!(b.wire().offloads.is_empty());
+    assert!(b.d.start(0));
+    assert_eq!(b.wire().starts, 2);
+}
+
+#[test]
 fn accepted_features_switch_offloads_and_a_reset_switches_them_off() {
     use features::*;
     let mut b = bench_with(true);

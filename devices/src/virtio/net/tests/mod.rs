@@ -30,6 +30,7 @@ struct Wire {
     /// What the next calls fail with.
     error: Option<i32>,
     offloads: Vec<Offload>,
+    starts: usize,
     resets: usize,
     reads: usize,
 }
@@ -61,6 +62,11 @@ impl PacketBackend for FakeBackend {
 
     fn has_offloads(&self) -> bool {
         self.has_offloads
+    }
+
+    fn start(&mut self) -> io::Result<()> {
+        self.wire.lock().unwrap().starts += 1;
+        Ok(())
     }
 
     fn set_offload(&mut self, offload: Offload) -> io::Result<()> {
