@@ -127,6 +127,17 @@ impl Guest {
         format!("/proc/self/fd/{fd}").into()
     }
 
+    /// Keeps drupe and all of its threads to this CPU.
+    pub fn on_cpu(mut self, cpu: usize) -> Self {
+        let mut command = Command::new("taskset");
+        command
+            .args(["--cpu-list", &cpu.to_string()])
+            .arg(self.command.get_program())
+            .args(self.command.get_args());
+        self.command = command;
+        self
+    }
+
     pub fn initrd(self, path: &Path) -> Self {
         self.arg("--initrd").arg(path)
     }
@@ -292,6 +303,25 @@ impl Running {
                 self.console.now(),
                 self.errors.now()
             );
+        }
+    }
+
+    /// Waits until the console has shown this `count` times and a line's end after
+    /// it; the rest of that line.
+    pub fn wait_for_count(&self, text: &str, count: usize) -> String {
+        let limit = Instant::now() + PATIENCE;
+        loop {
+            let console = self.console.now();
+            let rest = console.split(text).nth(count);
+            if let Some((value, _)) = rest.and_then(|rest| rest.split_once('\n')) {
+                return value.to_owned();
+            }
+            assert!(
+                Instant::now() < limit,
+                "not {count} times {text:?}:\n{console}\n{}",
+                self.errors.now()
+            );
+            thread::sleep(Duration::from_millis(5));
         }
     }
 

@@ -11,6 +11,10 @@
     reason = "a test that cannot go on should stop and say where"
 )]
 
+/// Most often these run under a lab's emulator, in which all takes a hundred times as
+/// long.
+const IN_A_LAB: bool = true;
+
 #[path = "../common/bare_metal.rs"]
 mod bare_metal;
 mod guest;

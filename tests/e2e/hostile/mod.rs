@@ -2,6 +2,9 @@
 //! be stopped, stays small, and leaves nothing behind. The guests are a few
 //! instructions, which run on every KVM.
 
+mod driver;
+mod neighbour;
+
 use std::fs::{self, File};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::PathBuf;
