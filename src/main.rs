@@ -1,5 +1,6 @@
 //! drupe: a micro-VM monitor.
 
+mod bench;
 mod cli;
 mod commands;
 mod confinement;
