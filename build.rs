@@ -1,5 +1,6 @@
-//! Builds the agent, which drupe carries along: a static program, for the guest
-//! and not for this build's target directory. Says how drupe is linked.
+//! Builds what drupe carries along: the agent, for its guests, and the workload,
+//! for its benchmarks. Both are static programs, and not for this build's target
+//! directory. Says how drupe is linked.
 
 use std::env;
 use std::error::Error;
@@ -18,18 +19,27 @@ const RUSTFLAGS: [&str; 4] = [
     "-Clink-arg=-Wl,-z,noseparate-code",
     "-Clink-arg=-Wl,--build-id=none",
 ];
-/// How hard the agent is compressed: the level before those that want more
+/// Without any library, not even the start of a program: see the workload's own.
+const FREESTANDING: [&str; 4] = [
+    "--cfg=freestanding",
+    "-Clink-arg=-nostdlib",
+    "-Clink-arg=-nostartfiles",
+    "-Clink-arg=-Wl,-z,noexecstack",
+];
+/// How hard they are compressed: the level before those that want more
 /// memory to unpack, too.
 const LEVEL: i32 = 19;
 /// The first glibc whose loader knows packed relocations.
 const PACKED_RELOCATIONS: (u32, u32) = (2, 36);
-/// What the agent is made of.
-const SOURCES: [&str; 7] = [
+/// What they are made of.
+const SOURCES: [&str; 9] = [
     "build.rs",
     "Cargo.toml",
     "Cargo.lock",
     "guest-images/agent/Cargo.toml",
     "guest-images/agent/src",
+    "guest-images/workload/Cargo.toml",
+    "guest-images/workload/src",
     "protocol/Cargo.toml",
     "protocol/src",
 ];
@@ -39,13 +49,19 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo::rerun-if-changed={source}");
     }
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let agent = fs::read(build(&out.join("target"))?)?;
+    let target = out.join("target");
+    let agent = fs::read(build("agent", &target, &[])?)?;
     // Another agent has another number: files that were made of it are told apart.
     let mut hasher = DefaultHasher::new();
     agent.hash(&mut hasher);
     println!("cargo::rustc-env=AGENT_ID={:016x}", hasher.finish());
     fs::write(out.join("agent.zst"), zstd::encode_all(&agent[..], LEVEL)?)?;
     fs::write(out.join("agent-size"), agent.len().to_string())?;
+    let workload = fs::read(build("workload", &target, &FREESTANDING)?)?;
+    fs::write(
+        out.join("workload.zst"),
+        zstd::encode_all(&workload[..], LEVEL)?,
+    )?;
     link();
     Ok(())
 }
@@ -72,10 +88,11 @@ fn glibc() -> Option<(u32, u32)> {
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-fn build(target: &Path) -> Result<PathBuf, Box<dyn Error>> {
+/// Builds a package by the profile of its name; hands back its program.
+fn build(package: &str, target: &Path, flags: &[&str]) -> Result<PathBuf, Box<dyn Error>> {
     let mut cargo = Command::new(env::var("CARGO")?);
     cargo
-        .args(["build", "--package", "agent", "--profile", "agent"])
+        .args(["build", "--package", package, "--profile", package])
         .args(["--target", TARGET, "--locked", "--quiet"])
         .arg("--target-dir")
         .arg(target);
@@ -84,8 +101,8 @@ fn build(target: &Path) -> Result<PathBuf, Box<dyn Error>> {
     let names = outer
         .split('\u{1f}')
         .filter(|flag| flag.starts_with("--remap-path-prefix="));
-    let flags: Vec<&str> = RUSTFLAGS.into_iter().chain(names).collect();
-    // What was set for drupe is not meant for the agent: cargo's own variables,
+    let flags: Vec<&str> = RUSTFLAGS.iter().chain(flags).copied().chain(names).collect();
+    // What was set for drupe is not meant for them: cargo's own variables,
     // clippy in the compiler's place, flags of coverage or sanitizers.
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
@@ -105,7 +122,7 @@ fn build(target: &Path) -> Result<PathBuf, Box<dyn Error>> {
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     let status = cargo.status()?;
     if !status.success() {
-        return Err(format!("the agent does not build: {cargo:?}: {status}").into());
+        return Err(format!("the {package} does not build: {cargo:?}: {status}").into());
     }
-    Ok(target.join(TARGET).join("agent/agent"))
+    Ok(target.join(TARGET).join(package).join(package))
 }
