@@ -1,6 +1,7 @@
 //! The command line: text in, plain values out. Nothing is opened here save the
 //! file of `--config`.
 
+pub mod bench;
 mod images;
 
 use std::ffi::OsString;
@@ -129,6 +130,8 @@ pub enum Command {
     Names(volume::NamesArgs),
     /// Boot a virtual machine, with its console on this terminal
     Boot(Box<BootArgs>),
+    /// Compare containers and machines by measurement
+    Bench(bench::BenchArgs),
     /// Find out whether this machine can run VMs, and what to do if not
     Doctor(DoctorArgs),
     /// Work with images

@@ -136,6 +136,22 @@ pub fn build(modules: &[Module]) -> io::Result<Vec<u8>> {
     Ok(archive.0)
 }
 
+/// An archive without an agent: directories, whose data are none, and programs.
+/// Its first process is told by the kernel's command line.
+#[allow(dead_code, reason = "the end-to-end tests do without")]
+pub fn of<'a>(entries: impl IntoIterator<Item = (&'a str, Option<&'a [u8]>)>) -> Vec<u8> {
+    let mut archive = Archive(Vec::new());
+    for (name, data) in entries {
+        match data {
+            Some(data) => archive.entry(name, PROGRAM, (0, 0), data),
+            None => archive.entry(name, DIRECTORY, (0, 0), &[]),
+        }
+    }
+    archive.entry("dev/console", CONSOLE, (5, 1), &[]);
+    archive.entry("TRAILER!!!", 0, (0, 0), &[]);
+    archive.0
+}
+
 /// The archive as a file, for a configuration that wants a path: the path is good
 /// as long as the file is open, in this process. Without modules it is always the
 /// same: it is made once, kept in `directory`, and in the host's page cache from

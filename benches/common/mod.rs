@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each user of this file wants some of it")]
 
+#[path = "../../src/bench/children.rs"]
 pub mod children;
 pub mod podman;
 

@@ -1,5 +1,150 @@
 //! `drupe bench`: the same workloads as a process of the host, in a container, in
 //! a micro-VM, and in a container in a micro-VM.
-#![allow(dead_code)]
+//!
+//! ```text
+//! targets     where workloads run: each makes a command of what is to run
+//! suites      what is measured, with the workload's help
+//! method      rounds of samples ─ statistics: samples in a few numbers
+//! process     runs: started, timed, ended ─ children: what they used
+//! work        the files of a run
+//! machine     what figures depend on
+//! results     what comes out ─ report: for people
+//! ```
+//!
+//! Targets know nothing of suites, and suites nothing of a single target.
 
+mod children;
+mod error;
+mod machine;
+mod method;
+mod process;
+mod report;
 pub mod results;
+mod statistics;
+pub mod suites;
+pub mod targets;
+mod work;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::{Instant, SystemTime};
+
+pub use error::Error;
+use error::{Context, Result};
+use results::{FORMAT, LeftOut, Results, Target};
+use suites::{Bench, Kind, Place};
+use work::Work;
+
+/// The file of results in the directory that is asked for.
+const FILE: &str = "results.json";
+
+/// What is to be measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The suites, in order.
+    pub suites: Vec<Kind>,
+    /// The targets, in order.
+    pub targets: Vec<targets::Name>,
+    /// Samples that are kept of each.
+    pub runs: usize,
+}
+
+/// Measures.
+///
+/// # Errors
+/// When there is no place for files, or when it is interrupted; what fails on one
+/// target is part of the results.
+pub fn run(plan: &Plan) -> Result<Results> {
+    let (clock, started) = (Instant::now(), SystemTime::now());
+    process::take_signals().context(|| "signals".into())?;
+    let work = Work::new()?;
+    let mut left_out = Vec::new();
+    let mut bench = Bench {
+        places: Vec::new(),
+        runs: plan.runs,
+        errors: work.path("errors"),
+    };
+    for &name in &plan.targets {
+        process::check()?;
+        match targets::make(name, &work) {
+            Ok(target) => bench.places.push(Place { name, target }),
+            Err(error) => {
+                log::warn!("target {} is left out: {error}", name.as_str());
+                left_out.push(LeftOut {
+                    target: name.as_str().to_owned(),
+                    why: error.to_string(),
+                });
+            }
+        }
+    }
+    if bench.places.is_empty() {
+        return Err(Error::Failed("no target is left to measure".into()));
+    }
+    let mut suites = Vec::new();
+    let mut result = Ok(());
+    for &kind in &plan.suites {
+        log::info!("suite {kind:?}");
+        match suites::run(kind, &mut bench) {
+            Ok(suite) => suites.push(suite),
+            Err(error) => {
+                result = Err(error);
+                break;
+            }
+        }
+    }
+    // Whatever happened, nothing is left behind.
+    for at in 0..bench.places.len() {
+        bench.end(at);
+    }
+    result?;
+    let mut versions = BTreeMap::new();
+    for place in &bench.places {
+        versions.extend(place.target.versions());
+    }
+    let target = |place: &Place| Target {
+        name: place.name.as_str().to_owned(),
+        about: place.target.about(),
+    };
+    Ok(Results {
+        format: FORMAT,
+        started: humantime::format_rfc3339_seconds(started).to_string(),
+        seconds: clock.elapsed().as_secs_f64(),
+        command: std::env::args().collect(),
+        machine: machine::machine(versions),
+        targets: bench.places.iter().map(target).collect(),
+        left_out,
+        suites,
+    })
+}
+
+/// What a person reads of it.
+pub fn report(results: &Results) -> String {
+    report::text(results)
+}
+
+/// The results' file.
+///
+/// # Errors
+/// None that a reader could help.
+pub fn json(results: &Results) -> Result<String> {
+    let text = serde_json::to_string_pretty(results).map_err(std::io::Error::from);
+    Ok(text.context(|| "the results".into())? + "\n")
+}
+
+/// Writes the results into a directory, which is made.
+///
+/// # Errors
+/// The file system's.
+pub fn write(results: &Results, directory: &Path) -> Result<()> {
+    let path = directory.join(FILE);
+    let text = json(results)?;
+    fs::create_dir_all(directory)
+        .and_then(|()| fs::write(&path, text))
+        .context(|| {
+            format!(
+                "{}: give --out a directory that can be written",
+                path.display()
+            )
+        })
+}

@@ -1,6 +1,7 @@
 //! One module for each command. A command prints its results on standard output
 //! and hands its error back.
 
+mod bench;
 mod boot;
 pub mod doctor;
 pub mod images;
@@ -74,6 +75,7 @@ struct PrintError(#[source] io::Error);
 /// The command's.
 pub fn run(command: Command) -> Result<Exit, Failure> {
     match command {
+        Command::Bench(args) => bench::run(&args),
         Command::Boot(args) => boot::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Image(args) => images::run(args.command),

@@ -116,7 +116,8 @@ pub fn run(command: Command) -> Result<Exit, Failure> {
         Command::Completions(args) => completions::completions(args.shell),
         Command::Names(args) => completions::names(args.kind),
         Command::Man(args) => manual::pages(&args.directory),
-        Command::Boot(_)
+        Command::Bench(_)
+        | Command::Boot(_)
         | Command::Doctor(_)
         | Command::Kernel(_)
         | Command::Image(_)

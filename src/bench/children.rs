@@ -20,6 +20,7 @@ pub struct Children {
     pub cpu_ms: f64,
     /// That of guests, which is a part of it. In whole ticks: only sums over
     /// many runs mean anything.
+    #[allow(dead_code, reason = "the measurements in benches/ use it")]
     pub guest_ms: f64,
 }
 
@@ -37,6 +38,7 @@ impl Children {
     ///
     /// # Errors
     /// The system call's.
+    #[allow(dead_code, reason = "the measurements in benches/ use it")]
     pub fn reap() -> io::Result<()> {
         loop {
             match rustix::process::wait(WaitOptions::empty()) {

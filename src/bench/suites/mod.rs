@@ -1,0 +1,180 @@
+//! The suites: one module for each, with the quantities that it measures and how.
+
+mod cpu;
+mod density;
+mod isolation;
+mod memory;
+mod start;
+mod syscall;
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use super::error::{Error, Result};
+use super::process::{self, Ended, Run};
+use super::results::{Failure, Suite};
+use super::targets::{Name, Size, Target};
+
+/// The name of a suite on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Time to the first instruction of the workload and to its end
+    Start,
+    /// Memory of one instance, and of several
+    Memory,
+    /// How many instances fit
+    Density,
+    /// Computing, on one CPU and on all
+    Cpu,
+    /// What a kernel does for a process
+    Syscall,
+    /// What can be seen and reached of the host
+    Isolation,
+}
+
+/// A target that takes part.
+pub struct Place {
+    /// Its name.
+    pub name: Name,
+    /// It.
+    pub target: Box<dyn Target>,
+}
+
+/// What suites run on.
+pub struct Bench {
+    /// The targets, in order.
+    pub places: Vec<Place>,
+    /// Rounds that are kept.
+    pub runs: usize,
+    /// Where runs' errors go.
+    pub errors: PathBuf,
+}
+
+impl Bench {
+    /// The targets' names.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.places
+            .iter()
+            .map(|place| place.name.as_str())
+            .collect()
+    }
+
+    /// Starts the workload on a target.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start(&mut self, at: usize, args: &[&str], size: Size) -> Result<Run> {
+        let mut command = self.places[at].target.command(args, size)?;
+        Run::start(&mut command, &self.errors)
+    }
+
+    /// Runs the workload on a target to its end, and takes away what it left.
+    ///
+    /// # Errors
+    /// When it fails there, or hangs.
+    pub fn run(&mut self, at: usize, args: &[&str], size: Size) -> Result<Ended> {
+        let result = self.start(at, args, size).and_then(Run::wait);
+        let result = result.and_then(|ended| self.places[at].target.ended(ended));
+        if result.is_err() {
+            process::kill_all(&[]);
+        }
+        process::reap_all();
+        self.places[at].target.clean();
+        result
+    }
+
+    /// Ends everything that runs on a target.
+    pub fn end(&mut self, at: usize) {
+        process::kill_all(&[]);
+        process::reap_all();
+        self.places[at].target.clean();
+    }
+}
+
+/// Runs a suite.
+///
+/// # Errors
+/// [`Error::Interrupted`] only.
+pub fn run(kind: Kind, bench: &mut Bench) -> Result<Suite> {
+    let (name, about) = match kind {
+        Kind::Start => ("start", start::ABOUT),
+        Kind::Memory => ("memory", memory::ABOUT),
+        Kind::Density => ("density", density::ABOUT),
+        Kind::Cpu => ("cpu", cpu::ABOUT),
+        Kind::Syscall => ("syscall", syscall::ABOUT),
+        Kind::Isolation => ("isolation", isolation::ABOUT),
+    };
+    let mut suite = Suite {
+        name: name.to_owned(),
+        about: about.to_owned(),
+        figures: Vec::new(),
+        tables: Vec::new(),
+        failures: Vec::new(),
+    };
+    match kind {
+        Kind::Start => start::run(bench, &mut suite)?,
+        Kind::Memory => memory::run(bench, &mut suite)?,
+        Kind::Density => density::run(bench, &mut suite)?,
+        Kind::Cpu => cpu::run(bench, &mut suite)?,
+        Kind::Syscall => syscall::run(bench, &mut suite)?,
+        Kind::Isolation => isolation::run(bench, &mut suite)?,
+    }
+    Ok(suite)
+}
+
+impl Suite {
+    /// Records that it failed on a target.
+    ///
+    /// # Errors
+    /// An interruption, which is no failure of a target.
+    fn fail(&mut self, target: &str, error: Error) -> Result<()> {
+        if let Error::Interrupted(_) = error {
+            return Err(error);
+        }
+        self.failures.push(Failure {
+            target: target.to_owned(),
+            why: error.to_string(),
+        });
+        Ok(())
+    }
+}
+
+/// The seconds for one of those that the workload has counted: of its line `NAME
+/// COUNT NANOSECONDS`.
+fn counted(output: &str, name: &str) -> Result<f64> {
+    let line = output
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let mut words = line.unwrap_or_default().split_whitespace();
+    let mut number = || words.next()?.parse::<u64>().ok();
+    match (number(), number()) {
+        (Some(count), Some(nanoseconds)) if count > 0 => {
+            Ok(nanoseconds as f64 / 1e9 / count as f64)
+        }
+        _ => Err(Error::Failed(format!(
+            "the workload said nothing of {name}: {}",
+            crate::output::one_line(output.lines().last().unwrap_or("no output"))
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read() {
+        let output = "getpid 1000 2000000\r\nread 4 0\nreading 1 1\n";
+        assert_eq!(counted(output, "getpid").unwrap(), 2e-6);
+        assert_eq!(counted(output, "read").unwrap(), 0.0);
+        assert!(counted(output, "fault").is_err());
+        assert!(counted("getpid 0 5", "getpid").is_err());
+        assert!(
+            counted("failed 2", "getpid")
+                .unwrap_err()
+                .to_string()
+                .contains("failed 2")
+        );
+    }
+}

@@ -1,0 +1,110 @@
+//! A container of crun's in a machine of drupe's: crun of this machine, with the
+//! libraries that it needs, in an image beside the root file system of the
+//! container, which is the same as everywhere.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::super::error::{Context, Error, Result};
+use super::super::work::{self, Entry, PROGRAM, Work};
+use super::vm::Drupe;
+use super::{Size, Target, bundle, seccomp};
+
+/// Stands in the configuration for the command, which the workload fills in
+/// (`guest-images/workload/src/bundle.rs`).
+const COMMAND: &str = "COMMAND";
+
+/// A machine with a container in it for each run.
+pub struct Nested {
+    drupe: Drupe,
+    crun: PathBuf,
+}
+
+impl Nested {
+    /// With an image of crun and the workload.
+    ///
+    /// # Errors
+    /// When there is no crun, and as of [`Drupe::new`].
+    pub fn new(work: &Work) -> Result<Self> {
+        let crun = super::need("crun")?;
+        let tar = work.path("nested.tar");
+        work::pack(&image(&crun)?, &tar)?;
+        let drupe = Drupe::new(&work.path("vm+container"), &tar)?;
+        fs::remove_file(&tar).context(|| tar.display().to_string())?;
+        Ok(Nested { drupe, crun })
+    }
+}
+
+fn image(crun: &Path) -> Result<Vec<Entry>> {
+    const ROOT: &str = "bundle/rootfs";
+    let mut entries = work::entries()?;
+    entries.extend(["bundle", ROOT, "usr/bin", "run"].map(Entry::directory));
+    for mut entry in work::entries()? {
+        entry.path = format!("{ROOT}/{}", entry.path);
+        entries.push(entry);
+    }
+    let root = PathBuf::from("/").join(ROOT);
+    let filter = seccomp::filter(&bundle::CAPABILITIES);
+    let config = bundle::config(&root, &[COMMAND], None, filter.as_ref()).to_string();
+    let (before, after) = config
+        .split_once(&format!("\"{COMMAND}\""))
+        .ok_or_else(|| Error::Failed("the configuration has no command".into()))?;
+    entries.push(Entry::file("bundle/before", before.into()));
+    entries.push(Entry::file("bundle/after", after.into()));
+    let mut files = libraries(crun);
+    files.push(("usr/bin/crun".to_owned(), crun.to_owned()));
+    for (name, path) in files {
+        let data = fs::read(&path).context(|| path.display().to_string())?;
+        entries.push(Entry::program(&name, data));
+    }
+    Ok(entries)
+}
+
+/// What a program is linked with, as its loader tells: the name below the root,
+/// and the file.
+fn libraries(program: &Path) -> Vec<(String, PathBuf)> {
+    let output = Command::new(program)
+        .env("LD_TRACE_LOADED_OBJECTS", "1")
+        .output();
+    let text = output.map(|output| output.stdout).unwrap_or_default();
+    let path = |line: &str| {
+        let (path, _) = line.rsplit_once(" (0x")?;
+        let path = path.rsplit("=> ").next()?.trim();
+        let name = path.strip_prefix('/')?.to_owned();
+        Some((name, PathBuf::from(path)))
+    };
+    String::from_utf8_lossy(&text)
+        .lines()
+        .filter_map(path)
+        .collect()
+}
+
+impl Target for Nested {
+    fn about(&self) -> String {
+        format!(
+            "crun as in the target container, in drupe run --privileged, kernel {}",
+            self.drupe.kernel()
+        )
+    }
+
+    fn versions(&self) -> BTreeMap<String, String> {
+        let mut versions = self.drupe.versions();
+        versions.insert("crun".to_owned(), super::version(&self.crun));
+        versions
+    }
+
+    fn command(&mut self, args: &[&str], size: Size) -> Result<Command> {
+        let args: Vec<_> = [PROGRAM, "bundle", PROGRAM]
+            .iter()
+            .chain(args)
+            .copied()
+            .collect();
+        Ok(self.drupe.run(&["--privileged"], size, &args))
+    }
+
+    fn clean(&mut self) {
+        self.drupe.clean();
+    }
+}

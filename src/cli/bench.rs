@@ -1,0 +1,61 @@
+//! `drupe bench`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::bench::Plan;
+use crate::bench::suites::Kind;
+use crate::bench::targets::Name;
+
+/// The suites of a run that names none: those that take seconds for each target.
+const SUITES: [Kind; 4] = [Kind::Start, Kind::Memory, Kind::Syscall, Kind::Isolation];
+/// The targets of a run that names none.
+const TARGETS: [Name; 4] = [Name::Host, Name::Container, Name::Vm, Name::VmContainer];
+
+// `drupe bench`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  drupe bench                             start, memory, syscall and isolation
+  drupe bench start --targets container,vm,podman --runs 20
+  drupe bench cpu syscall --out results   results/results.json, too
+
+A target that is not installed is left out, with a line that says so.")]
+pub struct BenchArgs {
+    /// Where workloads run, apart by commas [default: host,container,vm,vm+container]
+    #[arg(long, value_name = "TARGET", value_delimiter = ',')]
+    pub targets: Vec<Name>,
+    /// Samples of each figure, besides one to warm up
+    #[arg(long, value_name = "N", default_value_t = 10,
+          value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub runs: u16,
+    /// Write the results into a directory
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Print the results in JSON
+    #[arg(long)]
+    pub json: bool,
+    /// What to measure [default: start memory syscall isolation]
+    #[arg(value_name = "SUITE")]
+    pub suites: Vec<Kind>,
+}
+
+impl BenchArgs {
+    /// What is to be measured: each once, in the order given.
+    pub fn plan(&self) -> Plan {
+        fn once<T: Copy + PartialEq>(given: &[T], default: &[T]) -> Vec<T> {
+            let mut kept = Vec::new();
+            for one in if given.is_empty() { default } else { given } {
+                if !kept.contains(one) {
+                    kept.push(*one);
+                }
+            }
+            kept
+        }
+        Plan {
+            suites: once(&self.suites, &SUITES),
+            targets: once(&self.targets, &TARGETS),
+            runs: self.runs.into(),
+        }
+    }
+}
