@@ -20,6 +20,7 @@ mod bare_metal;
 mod guest;
 
 mod agent;
+mod bench;
 mod boot;
 mod confine;
 mod console;

@@ -1,0 +1,199 @@
+//! `drupe bench`: what it measures, what it says of what it cannot measure, and
+//! what it leaves behind.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::guest::{DRUPE, PATIENCE, tuned};
+
+/// Its files, apart from those of others.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Place(tempfile::tempdir().unwrap());
+        fs::create_dir(place.temporary()).unwrap();
+        place
+    }
+
+    fn temporary(&self) -> PathBuf {
+        self.0.path().join("tmp")
+    }
+
+    fn bench(&self, args: &str) -> Command {
+        let mut command = Command::new(DRUPE);
+        command.arg("bench").args(args.split(' '));
+        command.env("DRUPE_KERNELS", tuned().parent().unwrap());
+        command.env("TMPDIR", self.temporary());
+        command.stdin(Stdio::null());
+        command
+    }
+}
+
+fn results<'a>(suite: &'a Value, figure: &str) -> Vec<(&'a str, usize)> {
+    let figures = suite["figures"].as_array().unwrap();
+    let figure = figures.iter().find(|f| f["name"] == figure).unwrap();
+    let results = figure["results"].as_array().unwrap();
+    let result = |r: &'a Value| {
+        let (low, median, high) = (&r["low"], &r["median"], &r["high"]);
+        let ends = [low, median, high].map(|n| n.as_f64().unwrap());
+        assert!(ends.is_sorted() && ends[0] > 0.0, "{r}");
+        let samples = r["samples"].as_array().unwrap().len();
+        (r["target"].as_str().unwrap(), samples)
+    };
+    results.iter().map(result).collect()
+}
+
+/// One target is not installed, and one does not work: the others are measured.
+#[test]
+fn what_fails_hides_nothing() {
+    let place = Place::new();
+    let programs = place.0.path().join("bin");
+    fs::create_dir(&programs).unwrap();
+    let crun = programs.join("crun");
+    fs::write(&crun, "#!/bin/sh\necho 'crun: broken today' >&2\nexit 1\n").unwrap();
+    fs::set_permissions(&crun, fs::Permissions::from_mode(0o755)).unwrap();
+    let out = place.0.path().join("out");
+    let args = "start isolation --runs 2 --targets host,container,vm,podman --json";
+    let output = place
+        .bench(args)
+        .arg("--out")
+        .arg(&out)
+        .env("PATH", &programs)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{errors}");
+    let text = fs::read_to_string(out.join("results.json")).unwrap();
+    assert_eq!(text, String::from_utf8(output.stdout).unwrap());
+    let all: Value = serde_json::from_str(&text).unwrap();
+
+    let left_out = all["left_out"].as_array().unwrap();
+    assert_eq!(left_out.len(), 1, "{left_out:?}");
+    assert_eq!(left_out[0]["target"], "podman");
+    let line = "target podman is left out: podman is not installed: install the package podman";
+    assert_eq!(
+        errors.lines().filter(|l| l.contains(line)).count(),
+        1,
+        "{errors}"
+    );
+
+    let [start, isolation] = &all["suites"].as_array().unwrap()[..] else {
+        panic!("{text}");
+    };
+    for suite in [start, isolation] {
+        let failures = suite["failures"].as_array().unwrap();
+        assert_eq!(failures.len(), 1, "{failures:?}");
+        assert_eq!(failures[0]["target"], "container");
+        let why = failures[0]["why"].as_str().unwrap();
+        assert!(why.contains("crun: broken today"), "{why}");
+    }
+    for figure in ["first", "exit", "cpu", "first-cold", "exit-cold"] {
+        assert_eq!(results(start, figure), [("host", 2), ("vm", 2)]);
+    }
+    let table = &isolation["tables"][0];
+    assert_eq!(table["columns"], serde_json::json!(["host", "vm"]));
+    let answers = |name: &str| {
+        let rows = table["rows"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["name"] == name).unwrap();
+        [0, 1].map(|at| row["cells"][at]["value"].as_str().unwrap().to_owned())
+    };
+    for name in [
+        "runs on the host's kernel",
+        "sees the host's kernel version",
+        "sees the host's processes",
+        "writes to /proc/sys of the host's kernel",
+        "reads the host kernel's log (dmesg)",
+    ] {
+        assert_eq!(answers(name), ["yes", "no"], "{name}");
+    }
+    nothing_is_left(&place);
+}
+
+#[test]
+fn an_interruption_leaves_nothing() {
+    let place = Place::new();
+    let interfaces = names("/sys/class/net");
+    let errors = place.0.path().join("errors");
+    // The machine first, so that it and the container have both been there.
+    let mut child = place
+        .bench("memory --runs 100 --targets vm,container")
+        .stderr(fs::File::create(&errors).unwrap())
+        .spawn()
+        .unwrap();
+    let bundles = place
+        .temporary()
+        .join(format!("drupe-bench.{}", child.id()))
+        .join("bundles");
+    // Several containers run.
+    let limit = Instant::now() + PATIENCE;
+    while names(&bundles).len() < 3 {
+        assert!(
+            Instant::now() < limit,
+            "{}",
+            fs::read_to_string(&errors).unwrap()
+        );
+        assert_eq!(
+            child.try_wait().unwrap(),
+            None,
+            "{}",
+            fs::read_to_string(&errors).unwrap()
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+    // SAFETY: kill has no memory effects.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
+    let status = child.wait().unwrap();
+    let errors = fs::read_to_string(&errors).unwrap();
+    assert_eq!(status.code(), Some(130), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    assert!(errors.contains("interrupted by signal 2"), "{errors}");
+    nothing_is_left(&place);
+    assert_eq!(names("/sys/class/net"), interfaces);
+}
+
+fn nothing_is_left(place: &Place) {
+    let temporary = place.temporary();
+    assert_eq!(names(&temporary), [""; 0]);
+    let path = temporary.to_str().unwrap();
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(path), "{mounts}");
+    let ours = |pid: &String| {
+        let read = |file| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let text = [read("cmdline"), read("environ")].concat();
+        String::from_utf8_lossy(&text).contains(path)
+    };
+    let processes: Vec<_> = names("/proc")
+        .into_iter()
+        .filter(|name| name.bytes().all(|b| b.is_ascii_digit()))
+        .filter(ours)
+        .collect();
+    assert_eq!(processes, [""; 0]);
+    let mut directories = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(directory) = directories.pop() {
+        assert!(
+            !directory.to_string_lossy().contains("drupe-bench"),
+            "{directory:?}"
+        );
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        let found = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        directories.extend(found.map(|entry| entry.path()));
+    }
+}
+
+/// What is in a directory, in order; nothing in one that is not there.
+fn names(directory: impl AsRef<Path>) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
