@@ -45,6 +45,7 @@ pub fn rounds(
             if failed[at] {
                 continue;
             }
+            log::info!("{}: round {round}: {}", suite.name, targets[at]);
             match take(at) {
                 Ok(sample) if round >= warm_up => samples[at].push(sample),
                 Ok(_) => {}

@@ -68,7 +68,7 @@ impl Entry {
 /// When the program in drupe's own file is damaged.
 pub fn entries() -> Result<Vec<Entry>> {
     let program = zstd::decode_all(WORKLOAD).context(|| "the workload".into())?;
-    let mut entries: Vec<_> = ["dev", "proc", "sys", "tmp"]
+    let mut entries: Vec<_> = ["data", "dev", "proc", "sys", "tmp"]
         .map(Entry::directory)
         .into_iter()
         .collect();

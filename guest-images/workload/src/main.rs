@@ -11,6 +11,7 @@
 //! out      lines on standard output
 //! calls    what a kernel does for a process, timed
 //! compute  what a processor does alone, timed
+//! disk     a file past the page cache, timed
 //! probes   what can be seen and reached of the host
 //! bundle   crun within a machine, given its command
 //! init     the first process of a machine that has nothing else
@@ -20,6 +21,7 @@
 mod bundle;
 mod calls;
 mod compute;
+mod disk;
 mod init;
 mod out;
 mod probes;
@@ -61,6 +63,10 @@ fn run(args: &[&CStr]) -> i32 {
             Some(milliseconds) => end(calls::run(milliseconds * 1_000_000)),
             None => MISUSED,
         },
+        b"disk" => match number(2) {
+            Some(milliseconds) => end(disk::run(milliseconds * 1_000_000)),
+            None => MISUSED,
+        },
         b"probes" => match number(2) {
             Some(pid) => {
                 probes::run(pid);
@@ -72,7 +78,7 @@ fn run(args: &[&CStr]) -> i32 {
         b"init" => init::run(&args[1..]),
         _ => {
             Line::new()
-                .word("usage: workload true|first|hold|cpu|calls|probes|bundle|init")
+                .word("usage: workload true|first|hold|cpu|calls|disk|probes|bundle|init")
                 .end();
             MISUSED
         }

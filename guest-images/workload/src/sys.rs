@@ -18,7 +18,10 @@ pub const O_CREATE: usize = 0o1 | 0o100 | 0o1000;
 pub const NEW_USER: usize = 0x1000_0000;
 pub const NEW_MOUNTS: usize = 0x0002_0000;
 
-/// One of the fewest arguments: numbers, and pointers to what stays where it is
+/// The same, read and written past the page cache.
+pub const O_DIRECT_CREATE: usize = 0o2 | 0o100 | 0o1000 | 0o40000;
+
+/// A system call: its arguments are numbers, and pointers to what stays where it is
 /// until the call is over.
 macro_rules! call {
     ($number:ident $(, $arg:expr)*) => {{
@@ -52,6 +55,21 @@ pub fn read(file: i32, buffer: &mut [u8]) -> Result<usize> {
 /// `write(2)`.
 pub fn write(file: i32, bytes: &[u8]) -> Result<usize> {
     call!(write, file, bytes.as_ptr(), bytes.len())
+}
+
+/// `pread(2)`.
+pub fn read_at(file: i32, buffer: &mut [u8], at: u64) -> Result<usize> {
+    call!(pread64, file, buffer.as_mut_ptr(), buffer.len(), at)
+}
+
+/// `pwrite(2)`.
+pub fn write_at(file: i32, bytes: &[u8], at: u64) -> Result<usize> {
+    call!(pwrite64, file, bytes.as_ptr(), bytes.len(), at)
+}
+
+/// `fsync(2)`.
+pub fn sync(file: i32) -> Result<()> {
+    call!(fsync, file).map(drop)
 }
 
 /// `pipe(2)`.

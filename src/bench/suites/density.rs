@@ -21,6 +21,7 @@ const RUNS: usize = 3;
 const SIZE: Size = Size {
     cpus: 1,
     memory_mib: 128,
+    disk: false,
 };
 
 const QUANTITY: Quantity = Quantity {

@@ -2,6 +2,7 @@
 
 mod cpu;
 mod density;
+mod disk;
 mod isolation;
 mod memory;
 mod start;
@@ -29,6 +30,8 @@ pub enum Kind {
     Cpu,
     /// What a kernel does for a process
     Syscall,
+    /// Reading and writing a disk
+    Disk,
     /// What can be seen and reached of the host
     Isolation,
 }
@@ -103,6 +106,7 @@ pub fn run(kind: Kind, bench: &mut Bench) -> Result<Suite> {
         Kind::Density => ("density", density::ABOUT),
         Kind::Cpu => ("cpu", cpu::ABOUT),
         Kind::Syscall => ("syscall", syscall::ABOUT),
+        Kind::Disk => ("disk", disk::ABOUT),
         Kind::Isolation => ("isolation", isolation::ABOUT),
     };
     let mut suite = Suite {
@@ -118,6 +122,7 @@ pub fn run(kind: Kind, bench: &mut Bench) -> Result<Suite> {
         Kind::Density => density::run(bench, &mut suite)?,
         Kind::Cpu => cpu::run(bench, &mut suite)?,
         Kind::Syscall => syscall::run(bench, &mut suite)?,
+        Kind::Disk => disk::run(bench, &mut suite)?,
         Kind::Isolation => isolation::run(bench, &mut suite)?,
     }
     Ok(suite)

@@ -61,6 +61,8 @@ pub struct Size {
     pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u64,
+    /// Its root file system is on a disk, where it would be in memory.
+    pub disk: bool,
 }
 
 impl Default for Size {
@@ -69,6 +71,7 @@ impl Default for Size {
         Size {
             cpus: 1,
             memory_mib: 512,
+            disk: false,
         }
     }
 }

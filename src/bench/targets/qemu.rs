@@ -68,6 +68,11 @@ impl Target for Qemu {
     }
 
     fn command(&mut self, args: &[&str], size: Size) -> Result<Command> {
+        if size.disk {
+            return Err(Error::Failed(
+                "it has no disk here: its root is in memory".into(),
+            ));
+        }
         let append = format!(
             "console=ttyS0 quiet panic=-1 reboot=t rdinit={PROGRAM} -- init {}",
             args.join(" ")

@@ -18,6 +18,9 @@ use crate::kernels;
 /// The image's name.
 const IMAGE: &str = "bench";
 
+/// The disk of a root that is to be on one.
+const DISK: &str = "256M";
+
 /// drupe with a home in the run's directory.
 pub struct Drupe {
     program: PathBuf,
@@ -68,6 +71,9 @@ impl Drupe {
         let mut command = self.command(&["run", "--rm", "--network", "none"]);
         command.args(["--memory", &memory, "--cpus", &cpus]);
         command.arg("--kernel").arg(&self.kernel.path);
+        if size.disk {
+            command.args(["--disk-size", DISK]);
+        }
         command.args(options).arg(IMAGE).args(args);
         command
     }
