@@ -9,6 +9,8 @@ use super::{Bench, Size};
 pub const ABOUT: &str = "the memory that an instance adds, whose workload only waits";
 /// How many run side by side for the second figure.
 const SEVERAL: usize = 4;
+/// Samples that are enough: they differ little, and each takes four starts.
+const RUNS: usize = 6;
 
 const QUANTITIES: [Quantity; 4] = [
     Quantity {
@@ -46,7 +48,7 @@ const QUANTITIES: [Quantity; 4] = [
 /// # Errors
 /// An interruption.
 pub fn run(bench: &mut Bench, suite: &mut Suite) -> Result<()> {
-    let (names, runs) = (bench.names(), bench.runs);
+    let (names, runs) = (bench.names(), bench.runs.min(RUNS));
     // Nothing of it depends on what ran before: there is nothing to warm up.
     method::rounds(suite, &names, &QUANTITIES, (0, runs), |at| {
         let result = once(bench, at);
