@@ -110,7 +110,9 @@ pub fn run(plan: &Plan) -> Result<Results> {
         format: FORMAT,
         started: humantime::format_rfc3339_seconds(started).to_string(),
         seconds: clock.elapsed().as_secs_f64(),
-        command: std::env::args().collect(),
+        command: std::env::args_os()
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect(),
         machine: machine::machine(versions),
         targets: bench.places.iter().map(target).collect(),
         left_out,

@@ -317,13 +317,77 @@ pub struct Memory {
 }
 
 /// The memory of processes together; what has just ended has none.
-pub fn memory(pids: &[u32]) -> Memory {
+///
+/// # Errors
+/// When a process does not show its own: a part would pass for all.
+pub fn memory(pids: &[u32]) -> Result<Memory> {
     let mut sum = Memory::default();
     for pid in pids {
-        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+        let path = format!("/proc/{pid}/smaps_rollup");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => continue,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e).context(|| format!("{path}: it takes root")),
+        };
         let of = |name| super::machine::of_meminfo(&text, name).unwrap_or(0);
         sum.rss += of("Rss");
         sum.pss += of("Pss");
     }
-    sum
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(script: &str, dir: &tempfile::TempDir) -> Result<Run> {
+        let mut command = Command::new("/bin/sh");
+        Run::start(command.args(["-c", script]), &dir.path().join("errors"))
+    }
+
+    #[test]
+    fn a_run_is_seen_from_its_first_line_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "echo boot; printf 'first\\r\\n'; echo no >&2; exit 3";
+        let ended = start(script, &dir).unwrap().wait().unwrap();
+        assert_eq!(ended.status.code(), Some(3));
+        assert!(ended.first.unwrap() <= ended.time);
+        assert_eq!(
+            (ended.output.as_str(), ended.errors.as_str()),
+            ("boot\nfirst\r\n", "no")
+        );
+        let error = ended.success().unwrap_err().to_string();
+        assert_eq!(error, "exit status: 3: no");
+    }
+
+    #[test]
+    fn one_that_ends_too_early_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut run = start("echo out of order", &dir).unwrap();
+        let error = run.wait_first().unwrap_err().to_string();
+        assert!(error.ends_with("exit status: 0: out of order"), "{error}");
+        let missing = Run::start(&mut Command::new("/no/program"), &dir.path().join("errors"));
+        assert!(
+            missing
+                .unwrap_err()
+                .to_string()
+                .starts_with("/no/program: ")
+        );
+    }
+
+    #[test]
+    fn a_run_and_its_memory_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut run = start("echo first; exec sleep 100", &dir).unwrap();
+        run.wait_first().unwrap();
+        let pid = run.child.id();
+        assert!(all(&[]).contains(&pid));
+        assert!(!all(&[pid]).contains(&pid));
+        let memory = memory(&[pid]).unwrap();
+        assert!(memory.rss >= memory.pss && memory.pss > 0, "{memory:?}");
+        assert_eq!(super::memory(&[u32::MAX >> 2]).unwrap(), Memory::default());
+        run.child.kill().unwrap();
+        run.wait().unwrap();
+    }
 }

@@ -59,3 +59,41 @@ impl BenchArgs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn plan(words: &str) -> Result<Plan, String> {
+        let args = ["drupe", "bench"]
+            .into_iter()
+            .chain(words.split_whitespace());
+        match Cli::try_parse_from(args)
+            .map_err(|e| e.to_string())?
+            .command
+        {
+            Command::Bench(args) => Ok(args.plan()),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn each_is_measured_once_in_the_order_given() {
+        let all = plan("").unwrap();
+        assert_eq!(
+            (&all.suites[..], &all.targets[..]),
+            (&SUITES[..], &TARGETS[..])
+        );
+        assert_eq!(all.runs, 10);
+        let some = plan("cpu start cpu --targets podman,vm+container,podman --runs 3").unwrap();
+        assert_eq!(some.suites, [Kind::Cpu, Kind::Start]);
+        assert_eq!(some.targets, [Name::Podman, Name::VmContainer]);
+        assert_eq!(some.runs, 3);
+        for bad in ["speed", "--targets moon", "--runs 0", "--runs 1001"] {
+            assert!(plan(bad).is_err(), "{bad}");
+        }
+    }
+}
