@@ -117,8 +117,16 @@ impl Place {
         CopyError::Guest {
             name: self.name.clone(),
             path: self.path.clone(),
-            why,
+            why: without_path(&self.path, why),
         }
+    }
+}
+
+/// The agent's words without the path, if they begin with it: it is told already.
+fn without_path(path: &Path, why: String) -> String {
+    match why.strip_prefix(&format!("{}: ", path.display())) {
+        Some(rest) => rest.to_owned(),
+        None => why,
     }
 }
 
@@ -260,4 +268,21 @@ fn pack(
         return builder.append_file(name, &mut File::open(from)?);
     }
     builder.append_path_with_name(from, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_told_once() {
+        let path = Path::new("/nope");
+        for (why, told) in [
+            ("/nope: no such file", "no such file"),
+            ("/nope/x: no such file", "/nope/x: no such file"),
+            ("no room", "no room"),
+        ] {
+            assert_eq!(without_path(path, why.to_owned()), told);
+        }
+    }
 }

@@ -101,7 +101,7 @@ fn value(sandbox: &Sandbox, spec: &Spec, state: &State) -> Value {
             "Labels": spec.labels,
             "StopSignal": signals::name(spec.stop_signal),
             "StopTimeout": spec.stop_timeout,
-            "ExposedPorts": spec.network.expose.iter().map(|port| (inside(*port), json!({}))).collect::<Map<_, _>>(),
+            "ExposedPorts": exposed(&spec.network),
         },
         "Machine": spec.machine,
         "Limits": spec.limits,
@@ -166,6 +166,14 @@ fn network(sandbox: &Sandbox, spec: &Spec, state: &State) -> Value {
         "IPv6Gateway": at.gateway6,
         "MacAddress": crate::sandbox::network::mac(network, &sandbox.id).ok().map(|mac| mac.to_string()),
     })
+}
+
+/// The ports that the sandbox serves: those that it says, and those that are
+/// published.
+fn exposed(network: &Network) -> Map<String, Value> {
+    let published = network.publish.iter().map(|publish| publish.to);
+    let ports = network.expose.iter().copied().chain(published);
+    ports.map(|port| (inside(port), json!({}))).collect()
 }
 
 /// The sandbox's ports while it runs, with what leads to each, as docker shows
@@ -253,7 +261,13 @@ mod tests {
             protocol: Protocol::Tcp,
         };
         let mut spec = spec("");
-        spec.network.expose = vec![to(80), to(443)];
+        spec.network.expose = vec![to(443)];
+        spec.network.publish = vec![Publish {
+            ip: None,
+            first: 8080,
+            last: 8080,
+            to: to(80),
+        }];
         let store = Store::at(dir.path().to_owned());
         let sandbox = store
             .create(Id::random().unwrap(), spec, Some("web"))
