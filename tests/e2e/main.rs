@@ -15,6 +15,8 @@
 /// long.
 const IN_A_LAB: bool = true;
 
+#[path = "../../confine/tests/common/attempts.rs"]
+mod attempts;
 #[path = "../common/bare_metal.rs"]
 mod bare_metal;
 mod guest;
@@ -35,5 +37,6 @@ mod sandbox;
 mod share;
 mod size;
 mod systemd;
+mod taken_over;
 mod usernet;
 mod vsock;

@@ -3,7 +3,8 @@
 use crate::hw::{self, say, say_number};
 use crate::report::Report;
 use crate::virtio::{
-    BUFFERS, Device, GUARD, GUARD_SIZE, GUARD_WORD, Kind, Outcome, SIZE, used_len,
+    ARENA, BUFFERS, Device, GUARD, GUARD_SIZE, GUARD_WORD, Kind, Outcome, RING_STRIDE, SIZE,
+    move_rings, used_len,
 };
 use crate::{block, fuse, net, rings, sockets, transport};
 
@@ -40,6 +41,15 @@ pub fn run(kind: &[u8], every: u64) {
     say(" cases, ");
     say_number(report.wrong);
     say(" wrong\n");
+}
+
+/// Starts every device, so that all of drupe's threads are there.
+pub fn hold() {
+    let fine = Device::all().zip(0..).all(|(device, n)| {
+        move_rings(ARENA + n * 8 * RING_STRIDE);
+        good(&device)
+    });
+    say(if fine { "held\n" } else { "WRONG\n" });
 }
 
 /// Starts the device anew and does one honest thing with it.

@@ -4,6 +4,7 @@
 //!
 //! * `attack`: every case for every device, or `attack=blk` for those of one kind;
 //!   with `every=N` one of N of those that come in numbers;
+//! * `hold`: starts every device and keeps still;
 //! * `flood=N`: for each `f` that is typed, N notifications of the first device;
 //!   `flood` alone notifies it without end;
 //! * `ping=N`: for each `m` that is typed, the median time of N reads of the first
@@ -74,6 +75,8 @@ extern "C" fn main() -> ! {
     if let Some((kind, len)) = option("attack") {
         let every = option("every").map_or(1, |(count, len)| number(&count[..len]));
         attack::run(&kind[..len], every);
+    } else if option("hold").is_some() {
+        attack::hold();
     } else if let Some((count, len)) = option("flood") {
         load::flood(number(&count[..len]));
     } else if let Some((count, len)) = option("ping") {

@@ -1,6 +1,8 @@
 //! The driver's side of virtio over MMIO: just enough of it to do something honest,
 //! and every part of it open to abuse.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use crate::hw::{self, read, write};
 
 const FIRST_WINDOW: u64 = 0xd000_0000;
@@ -12,7 +14,7 @@ const MAX_DEVICES: u64 = 18;
 pub const MEMORY_END: u64 = 32 << 20;
 /// The rings: for each queue descriptors, available and used ring.
 pub const RINGS: u64 = 16 << 20;
-const RING_STRIDE: u64 = 0x4000;
+pub const RING_STRIDE: u64 = 0x4000;
 /// Indirect tables.
 pub const TABLES: u64 = RINGS + 0x8_0000;
 /// Buffers that are given to devices.
@@ -77,6 +79,15 @@ impl Kind {
     }
 }
 
+/// Where the rings of the device under attack lie. One is enough, until several
+/// devices are to run side by side.
+static BASE: AtomicU64 = AtomicU64::new(RINGS);
+
+/// Puts the rings of the next device elsewhere: devices that run keep theirs.
+pub fn move_rings(to: u64) {
+    BASE.store(to, Ordering::Relaxed);
+}
+
 /// Addresses of a queue's parts.
 #[derive(Clone, Copy)]
 pub struct Layout {
@@ -88,7 +99,7 @@ pub struct Layout {
 impl Layout {
     /// The honest one.
     pub fn of(queue: u16) -> Self {
-        let base = RINGS + u64::from(queue) * RING_STRIDE;
+        let base = BASE.load(Ordering::Relaxed) + u64::from(queue) * RING_STRIDE;
         Layout {
             desc: base,
             avail: base + 0x1000,

@@ -2,7 +2,7 @@
 //! be stopped, stays small, and leaves nothing behind. The guests are a few
 //! instructions, which run on every KVM.
 
-mod driver;
+pub mod driver;
 mod neighbour;
 
 use std::fs::{self, File};
