@@ -188,7 +188,7 @@ fn line(record: &Record<'_>) -> String {
         Level::Debug => "debug",
         Level::Trace => "trace",
     };
-    let message = output::one_line(&record.args().to_string());
+    let message = output::message(&record.args().to_string());
     format!("drupe: {level}: {message}{}", terminal::line_end())
 }
 

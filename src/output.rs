@@ -22,11 +22,11 @@ pub fn print(text: &str) -> io::Result<()> {
 /// which may be of several lines.
 pub fn print_error(error: &(dyn Error + 'static), verbose: bool) {
     let end = terminal::line_end();
-    let mut text = format!("drupe: {}{end}", one_line(&error.to_string()));
+    let mut text = format!("drupe: {}{end}", message(&error.to_string()));
     let mut cause = error.source().filter(|_| verbose);
     while let Some(error) = cause {
         for line in error.to_string().lines() {
-            let _ = write!(text, "drupe:   because: {}{end}", one_line(line));
+            let _ = write!(text, "drupe:   because: {}{end}", message(line));
         }
         cause = error.source();
     }
@@ -39,18 +39,38 @@ pub fn print_note(text: &str) {
     logging::write(&format!("drupe: | {}{end}", one_line(text)));
 }
 
-/// `text` with every control character escaped: it came from a file name, a
+/// The most characters of a message: room for two of the longest paths. What made it
+/// may be a guest's, and longer.
+const MAX_MESSAGE: usize = 8192;
+
+/// A message as one line of bounded length, safe for a terminal.
+pub fn message(text: &str) -> String {
+    let mut line = one_line(text);
+    if let Some((end, _)) = line.char_indices().nth(MAX_MESSAGE) {
+        line.truncate(end);
+        line.push('…');
+    }
+    line
+}
+
+/// `text` with every control character escaped, and those that turn text round: it came from a file name, a
 /// config file or a guest, and must neither break the line nor the terminal.
 pub fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.trim_end().chars() {
-        if c.is_control() {
+        if c.is_control() || turns_text(c) {
             line.extend(c.escape_default());
         } else {
             line.push(c);
         }
     }
     line
+}
+
+/// Characters that make a terminal show others in another order, or on another
+/// line: what is printed would not be what is read.
+fn turns_text(c: char) -> bool {
+    matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -61,5 +81,9 @@ mod tests {
     fn nothing_breaks_the_line() {
         assert_eq!(one_line("a\nb\r\x07é\n"), "a\\nb\\r\\u{7}é");
         assert_eq!(one_line("\u{9b}2J"), "\\u{9b}2J");
+        assert_eq!(one_line("a\u{202e}b"), "a\\u{202e}b");
+        let long = message(&"\u{7}".repeat(100_000));
+        assert_eq!(long.chars().count(), MAX_MESSAGE + 1);
+        assert!(long.starts_with("\\u{7}"));
     }
 }

@@ -95,7 +95,9 @@ impl Frame {
                 self.kind
             )));
         }
-        serde_json::from_slice(&self.payload).map_err(|e| FrameError::Protocol(e.to_string()))
+        // It repeats what it did not expect.
+        serde_json::from_slice(&self.payload)
+            .map_err(|e| FrameError::Protocol(crate::shorten(e.to_string())))
     }
 
     /// Writes the frame with one `write_all`.
@@ -166,6 +168,30 @@ mod tests {
         assert_eq!(frames[2].parse::<String>(FrameKind::Exit).unwrap(), "x");
         assert!(frames[2].parse::<String>(FrameKind::Reply).is_err());
         assert!(frames[0].parse::<String>(FrameKind::Stdin).is_err());
+    }
+
+    #[test]
+    fn an_error_is_shorter_than_what_it_is_about() {
+        use crate::{Failure, MAX_MESSAGE, Reply};
+        let parse = |json: String| {
+            let frame = Frame::new(FrameKind::Reply, json);
+            frame.parse::<Reply>(FrameKind::Reply)
+        };
+        let long = "ü\\u001b[2J".repeat(50_000);
+        for json in [
+            format!(r#"{{"{long}":1}}"#),
+            format!(r#"{{"stats":"{long}"}}"#),
+            format!(r#""{long}""#),
+        ] {
+            let error = parse(json).unwrap_err().to_string();
+            assert!(error.chars().count() < MAX_MESSAGE + 100, "{}", error.len());
+        }
+        let json = format!(r#"{{"failed":{{"message":"{long}","status":1}}}}"#);
+        let Ok(Reply::Failed(Failure { message, .. })) = parse(json) else {
+            panic!("it is a failure");
+        };
+        assert_eq!(message.chars().count(), MAX_MESSAGE + 1);
+        assert!(message.ends_with('…'));
     }
 
     #[test]

@@ -37,3 +37,16 @@ pub const AGENT_PORT: u32 = 1024;
 /// The vsock port of the host that the agent dials, once, when it listens. It
 /// closes the connection without a word.
 pub const READY_PORT: u32 = 1025;
+
+/// The most characters of a message: whoever sends it need not be trusted, and it
+/// ends on a terminal and in files.
+pub const MAX_MESSAGE: usize = 1000;
+
+/// Cuts a longer message off.
+fn shorten(mut message: String) -> String {
+    if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE) {
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}

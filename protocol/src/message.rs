@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// What drupe asks of the agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,11 +74,17 @@ pub enum Reply {
 /// Why something could not be done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// One line that names the thing.
+    /// One line that names the thing; of a longer one than [`MAX_MESSAGE`](crate::MAX_MESSAGE) the rest
+    /// is lost on the way.
+    #[serde(deserialize_with = "bounded")]
     pub message: String,
     /// For a process: 127 when there is no such program, 126 when it cannot be
     /// executed, 125 for everything else.
     pub status: u8,
+}
+
+fn bounded<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    String::deserialize(from).map(crate::shorten)
 }
 
 /// A sandbox as its guest is to make it.

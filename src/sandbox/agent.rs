@@ -127,7 +127,16 @@ impl Agent {
 
 /// An answer to another question than the one asked.
 pub fn unexpected(reply: &Reply) -> AgentError {
-    FrameError::Protocol(format!("an answer that was not asked for: {reply:?}")).into()
+    // Not what it holds, which may be long.
+    let what = match reply {
+        Reply::Done => "done",
+        Reply::Started { .. } => "the start of a process",
+        Reply::Stats(_) => "figures",
+        Reply::Processes(_) => "a list of processes",
+        Reply::Entry(_) => "what is at a path",
+        Reply::Failed(_) => "a failure",
+    };
+    FrameError::Protocol(format!("an answer that was not asked for: {what}")).into()
 }
 
 /// Bytes of an archive as frames; ended by [`FrameWriter::finish`].
@@ -263,6 +272,61 @@ mod tests {
         assert_eq!(agent.ask(&Request::PowerOff, None).unwrap(), Reply::Done);
         assert!(matches!(Agent::connect(&path), Err(AgentError::Connect(_))));
         machine.join().unwrap();
+    }
+
+    #[test]
+    fn an_agent_that_breaks_the_protocol_is_an_error_of_one_line() {
+        let frame = |kind: u8, len: u32, payload: &[u8]| {
+            [&[kind][..], &len.to_le_bytes(), payload].concat()
+        };
+        let reply = |json: &str| frame(2, json.len() as u32, json.as_bytes());
+        let shout = "\\u001b[2J\\n".repeat(20_000);
+        for (what, answer) in [
+            ("nothing", vec![]),
+            ("noise", vec![0x5a; 100_000]),
+            ("half a header", vec![2, 1]),
+            ("half a frame", frame(2, 100, b"\"do")),
+            ("4 GiB", frame(2, u32::MAX, &[b'x'; 1000])),
+            ("another kind", frame(4, 4, b"\"do\"")),
+            ("the end of a process", frame(6, 2, b"{}")),
+            ("no JSON", reply("{\"done")),
+            ("no answer", reply("\"gone\"")),
+            ("no text", frame(2, 2, b"\xff\xfe")),
+            ("deep JSON", reply(&"[".repeat(500_000))),
+            (
+                "a number too large",
+                reply(r#"{"started":{"process":4294967296}}"#),
+            ),
+            ("a long name", reply(&format!(r#"{{"{shout}":1}}"#))),
+            (
+                "a long failure",
+                reply(&format!(
+                    r#"{{"failed":{{"message":"{shout}","status":0}}}}"#
+                )),
+            ),
+        ] {
+            let (near, mut far) = UnixStream::pair().unwrap();
+            let error = thread::scope(|scope| {
+                scope.spawn(move || {
+                    let _ = Frame::read_from(&mut far);
+                    let _ = far.write_all(&answer);
+                });
+                let patience = Some(Duration::from_secs(20));
+                Agent::on(near).ask(&Request::Stats, patience).unwrap_err()
+            });
+            let error = error.to_string();
+            assert!(
+                error.chars().count() < 1200,
+                "{what}: {} bytes",
+                error.len()
+            );
+        }
+        let entry = protocol::Entry {
+            mode: 0,
+            size: 0,
+            link: Some("x".repeat(100_000)),
+        };
+        assert!(unexpected(&Reply::Entry(entry)).to_string().len() < 200);
     }
 
     #[test]

@@ -141,6 +141,16 @@ pub fn report_violation(device: &str, violation: &Violation) {
     }
 }
 
+/// Writes to the log that something which a driver's start of a device needs of the
+/// host is not to be had. A driver can start it as often as it likes, so this is
+/// limited.
+pub fn report_start(device: &str, what: &str, error: &io::Error) {
+    static LOG: RateLog = RateLog::new();
+    if LOG.allow() {
+        log::error!("{device}: cannot {what}: {error}");
+    }
+}
+
 /// A descriptor that the event loop watches for a device, for the device's
 /// whole life, active or not. A source that can be ready while the device is
 /// not active is watched edge-triggered, or the loop would spin.

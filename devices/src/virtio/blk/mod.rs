@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Activation, DeviceLimits, DeviceType, VirtioDevice, read_config_bytes};
+use super::{
+    Activation, DeviceLimits, DeviceType, VirtioDevice, read_config_bytes, report_start,
+};
 use crate::rate_limit::{Limiter, LimiterState};
 use crate::rate_log::FailureLog;
 
@@ -207,7 +209,7 @@ impl VirtioDevice for Blk {
         self.reset();
         let interrupt = activation.interrupt.clone();
         if let Err(e) = self.start(activation) {
-            log::error!("{}: cannot start its workers: {e}", self.name);
+            report_start(&self.name, "start its workers", &e);
             interrupt.needs_reset();
         }
     }

@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use super::{Activation, DeviceType, VirtioDevice, read_config_bytes};
+use super::{Activation, DeviceType, VirtioDevice, read_config_bytes, report_start};
 
 mod abi;
 mod data;
@@ -147,7 +147,7 @@ impl VirtioDevice for Fs {
         self.reset();
         let interrupt = activation.interrupt.clone();
         if let Err(e) = self.start(activation) {
-            log::error!("{}: cannot start its workers: {e}", self.name);
+            report_start(&self.name, "start its workers", &e);
             interrupt.needs_reset();
         }
     }

@@ -18,7 +18,9 @@ use super::owner;
 use super::server::{Server, may_take_long};
 use crate::threads::{self, Role};
 use crate::virtio::stop::Stop;
-use crate::virtio::{Activation, Chain, Violation, VirtQueue, VirtioInterrupt, report_violation};
+use crate::virtio::{
+    Activation, Chain, Violation, VirtQueue, VirtioInterrupt, report_start, report_violation,
+};
 use crate::{GuestMemory, sys_io};
 
 /// A worker's stack. It calls nothing deep, and large buffers are on the heap.
@@ -145,10 +147,8 @@ impl Lane {
     /// then the workers of both queues end.
     fn run(&self) {
         if let Err(e) = owner::clear_thread_umask() {
-            log::warn!(
-                "{}: files that the guest creates get drupe's umask: {e}; allow unshare(2)",
-                self.name
-            );
+            let what = "keep drupe's umask from files that the guest creates (allow unshare(2))";
+            report_start(&self.name, what, &e.into());
         }
         loop {
             match self.turn() {

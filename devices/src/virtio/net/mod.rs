@@ -26,6 +26,7 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use super::{
     Activation, DeviceLimits, DeviceType, EventSource, Violation, VirtioDevice, read_config_bytes,
+    report_start,
 };
 use crate::rate_limit::{Limiter, LimiterState};
 
@@ -303,10 +304,10 @@ impl<B: PacketBackend> Net<B> {
         match self.backend.set_offload(offload) {
             Ok(()) => self.offload = offload,
             Err(e) if gone(&e) => {}
-            Err(e) => log::warn!(
-                "net: {}: cannot change its offloads: {e}",
-                self.backend.name()
-            ),
+            Err(e) => {
+                let device = format!("net: {}", self.backend.name());
+                report_start(&device, "change its offloads", &e);
+            }
         }
     }
 
@@ -363,7 +364,8 @@ impl<B: PacketBackend> VirtioDevice for Net<B> {
 
     fn activate(&mut self, activation: Activation) {
         if let Err(e) = self.backend.start() {
-            log::error!("net: {} cannot be started: {e}", self.backend.name());
+            let device = format!("net: {}", self.backend.name());
+            report_start(&device, "start it", &e);
         }
         self.set_offload(Offload::accepted(activation.features));
         self.rx.start();
