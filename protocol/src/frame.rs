@@ -186,12 +186,13 @@ mod tests {
             let error = parse(json).unwrap_err().to_string();
             assert!(error.chars().count() < MAX_MESSAGE + 100, "{}", error.len());
         }
-        let json = format!(r#"{{"failed":{{"message":"{long}","status":1}}}}"#);
-        let Ok(Reply::Failed(Failure { message, .. })) = parse(json) else {
+        let json = format!(r#"{{"failed":{{"message":"{long}","status":0}}}}"#);
+        let Ok(Reply::Failed(Failure { message, status })) = parse(json) else {
             panic!("it is a failure");
         };
         assert_eq!(message.chars().count(), MAX_MESSAGE + 1);
         assert!(message.ends_with('…'));
+        assert_eq!(status, 125, "a failure is no success");
     }
 
     #[test]

@@ -79,8 +79,16 @@ pub struct Failure {
     #[serde(deserialize_with = "bounded")]
     pub message: String,
     /// For a process: 127 when there is no such program, 126 when it cannot be
-    /// executed, 125 for everything else.
+    /// executed, 125 for everything else. Never 0: who says so is taken for 125.
+    #[serde(deserialize_with = "not_zero")]
     pub status: u8,
+}
+
+fn not_zero<'de, D: Deserializer<'de>>(from: D) -> Result<u8, D::Error> {
+    Ok(match u8::deserialize(from)? {
+        0 => 125,
+        status => status,
+    })
 }
 
 fn bounded<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
