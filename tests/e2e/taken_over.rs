@@ -260,14 +260,14 @@ fn no_thread_of_a_drupe_that_runs_can_do_what_is_not_its_own() {
 #[test]
 fn nor_can_a_thread_of_a_sandbox_s_monitor() {
     let home = Home::new();
-    home.detached("x", "-v volume:/data", "while :; do sleep 1; done");
-    let pid = home.inspect("x")["State"]["Pid"].as_u64().unwrap();
+    home.detached("taken", "-v volume:/data", "while :; do sleep 1; done");
+    let pid = home.inspect("taken")["State"]["Pid"].as_u64().unwrap();
     let names = take_over(pid as u32, monitor_role);
     for needed in ["drupe", "machine", "control", "vcpu0", "spawner"] {
         assert!(names.iter().any(|name| name == needed), "no {needed}");
     }
-    assert_eq!(home.ok(&["exec", "x", "echo", "fine"]), "fine");
-    home.ok(&["rm", "-f", "x"]);
+    assert_eq!(home.ok(&["exec", "taken", "echo", "fine"]), "fine");
+    home.ok(&["rm", "-f", "taken"]);
 }
 
 #[test]
