@@ -1,6 +1,7 @@
 //! Sandboxes, as a user has them: a data directory of one's own, an image, and
 //! `drupe`'s commands.
 
+mod bad_agent;
 mod lifecycle;
 mod many;
 mod nested;
