@@ -46,7 +46,13 @@ pub fn rounds(
                 continue;
             }
             log::info!("{}: round {round}: {}", suite.name, targets[at]);
-            match take(at) {
+            let mut result = take(at);
+            // Whose time is counted in instructions does not know how long it
+            // waits for its disk: once more, when the files are in the cache.
+            if round == 0 && matches!(result, Err(Error::TooLong(_))) {
+                result = take(at);
+            }
+            match result {
                 Ok(sample) if round >= warm_up => samples[at].push(sample),
                 Ok(_) => {}
                 Err(error @ Error::Interrupted(_)) => return Err(error),
@@ -135,6 +141,21 @@ mod tests {
         assert_eq!(suite.failures[0].target, "a");
         assert_eq!(suite.figures[0].results.len(), 1);
         assert_eq!(suite.figures[0].results[0].samples.len(), 3);
+    }
+
+    #[test]
+    fn the_first_time_may_take_too_long() {
+        let (mut suite, mut takes) = (suite(), 0);
+        rounds(&mut suite, &["a"], &[QUANTITY], (1, 2), |_| {
+            takes += 1;
+            match takes {
+                1 => Err(Error::TooLong(std::time::Duration::ZERO)),
+                _ => Ok(vec![("n", 1.0)]),
+            }
+        })
+        .unwrap();
+        assert_eq!((takes, suite.failures.len()), (4, 0));
+        assert_eq!(suite.figures[0].results[0].samples.len(), 2);
     }
 
     #[test]
