@@ -95,7 +95,7 @@ fn what_fails_hides_nothing() {
         let why = failures[0]["why"].as_str().unwrap();
         assert!(why.contains("crun: broken today"), "{why}");
     }
-    for figure in ["first", "exit", "cpu", "first-cold", "exit-cold"] {
+    for figure in ["first", "exit", "first-cold", "exit-cold"] {
         assert_eq!(results(start, figure), [("host", 2), ("vm", 2)]);
     }
     let table = &isolation["tables"][0];
