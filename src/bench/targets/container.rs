@@ -112,7 +112,24 @@ impl Target for Container {
             if self.state.join(&name).exists() {
                 process::tidy(self.runtime().args(["delete", "--force", &name]));
             }
+            remove_cgroups(&name);
             let _ = fs::remove_dir_all(self.bundles.join(&name));
+        }
+    }
+}
+
+/// Removes the control groups of a container whose runtime was killed before it
+/// had noted that there is one. They are empty: whoever was in them is dead.
+fn remove_cgroups(name: &str) {
+    const ROOT: &str = "/sys/fs/cgroup";
+    // Of version 2, and of each controller of version 1.
+    let below = fs::read_dir(ROOT).into_iter().flatten().flatten();
+    let controllers = below.map(|entry| entry.path().join(name));
+    for group in controllers.chain([PathBuf::from(ROOT).join(name)]) {
+        if group.is_dir()
+            && let Err(e) = fs::remove_dir(&group)
+        {
+            log::warn!("{}: {e}: remove it by hand", group.display());
         }
     }
 }
