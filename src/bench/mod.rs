@@ -8,21 +8,27 @@
 //! process     runs: started, timed, ended ─ children: what they used
 //! work        the files of a run
 //! machine     what figures depend on
-//! results     what comes out ─ report: for people
+//! results     what comes out ─ file: read again ─ report: for people
+//! compare     two runs ─ rank: whether they differ beyond noise
 //! ```
 //!
 //! Targets know nothing of suites, and suites nothing of a single target.
 
 mod children;
+pub mod compare;
 mod error;
+pub mod file;
 mod machine;
 mod method;
 mod process;
-mod report;
+mod rank;
+pub mod report;
 pub mod results;
 mod statistics;
 pub mod suites;
 pub mod targets;
+#[cfg(test)]
+mod testing;
 mod work;
 
 use std::collections::BTreeMap;
@@ -36,8 +42,9 @@ use results::{FORMAT, LeftOut, Results, Target};
 use suites::{Bench, Kind, Place};
 use work::Work;
 
-/// The file of results in the directory that is asked for.
+/// The files in the directory that is asked for: for programs, and for people.
 const FILE: &str = "results.json";
+const PAGE: &str = "report.html";
 
 /// What is to be measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,11 +127,6 @@ pub fn run(plan: &Plan) -> Result<Results> {
     })
 }
 
-/// What a person reads of it.
-pub fn report(results: &Results) -> String {
-    report::text(results)
-}
-
 /// The results' file.
 ///
 /// # Errors
@@ -134,19 +136,19 @@ pub fn json(results: &Results) -> Result<String> {
     Ok(text.context(|| "the results".into())? + "\n")
 }
 
-/// Writes the results into a directory, which is made.
+/// Writes the results and their page into a directory, which is made.
 ///
 /// # Errors
 /// The file system's.
 pub fn write(results: &Results, directory: &Path) -> Result<()> {
-    let path = directory.join(FILE);
-    let text = json(results)?;
-    fs::create_dir_all(directory)
-        .and_then(|()| fs::write(&path, text))
-        .context(|| {
-            format!(
-                "{}: give --out a directory that can be written",
-                path.display()
-            )
-        })
+    let unwritable = |path: &Path| {
+        let path = path.display();
+        format!("{path}: give --out a directory that can be written")
+    };
+    fs::create_dir_all(directory).context(|| unwritable(directory))?;
+    for (name, text) in [(FILE, json(results)?), (PAGE, report::html::page(results))] {
+        let path = directory.join(name);
+        fs::write(&path, text).context(|| unwritable(&path))?;
+    }
+    Ok(())
 }

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Subcommand, ValueEnum};
 
+use super::Format;
 use crate::bench::Plan;
 use crate::bench::suites::Kind;
 use crate::bench::targets::Name;
@@ -15,13 +16,18 @@ const TARGETS: [Name; 4] = [Name::Host, Name::Container, Name::Vm, Name::VmConta
 
 // `drupe bench`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Examples:
   drupe bench                             start, memory, syscall and isolation
   drupe bench start --targets container,vm,podman --runs 20
-  drupe bench cpu syscall --out results   results/results.json, too
+  drupe bench cpu syscall --out results   results/results.json and report.html, too
+  drupe bench compare before/results.json after/results.json
 
 A target that is not installed is left out, with a line that says so.")]
 pub struct BenchArgs {
+    /// What to do with results in place of measuring.
+    #[command(subcommand)]
+    pub command: Option<BenchCommand>,
     /// Where workloads run, apart by commas [default: host,container,vm,vm+container]
     #[arg(long, value_name = "TARGET", value_delimiter = ',')]
     pub targets: Vec<Name>,
@@ -29,7 +35,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 10,
           value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub runs: u16,
-    /// Write the results into a directory
+    /// Write the results and a page with plots into a directory
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Print the results in JSON
@@ -38,6 +44,57 @@ pub struct BenchArgs {
     /// What to measure [default: start memory syscall isolation]
     #[arg(value_name = "SUITE")]
     pub suites: Vec<Kind>,
+}
+
+// What to do with results.
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Tell what changed from one run to another, beyond noise
+    Compare(CompareArgs),
+    /// Print results again
+    Show(ShowArgs),
+}
+
+// `drupe bench compare`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  drupe bench compare --fail-on worse before/results.json after/results.json
+
+Exit status: 0, also when something changed; with '--fail-on worse' 1 when a
+figure is worse. 1 as well when a file gives no results.")]
+pub struct CompareArgs {
+    /// How to print
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+    /// End with status 1 when this is found
+    #[arg(long, value_name = "WHAT")]
+    pub fail_on: Option<FailOn>,
+    /// The results.json of the earlier run
+    #[arg(value_name = "FIRST")]
+    pub first: PathBuf,
+    /// That of the later one
+    #[arg(value_name = "SECOND")]
+    pub second: PathBuf,
+}
+
+/// What `bench compare` can fail on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FailOn {
+    /// A figure that is worse, beyond noise.
+    Worse,
+}
+
+// `drupe bench show`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  drupe bench show --html report.html results/results.json")]
+pub struct ShowArgs {
+    /// Write the page with plots to a file, and print nothing
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// A results.json
+    #[arg(value_name = "RESULTS")]
+    pub results: PathBuf,
 }
 
 impl BenchArgs {
