@@ -1,6 +1,7 @@
 //! drupe: a micro-VM monitor.
 
 mod bench;
+mod cgroup;
 mod cli;
 mod commands;
 mod confinement;
@@ -30,10 +31,11 @@ fn main() -> ExitCode {
         );
         return sandbox::monitor::main(&id.to_string_lossy());
     }
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|word| word == commands::doctor::confinement::COMMAND)
-    {
+    let word = std::env::args_os().nth(1).unwrap_or_default();
+    if word == sandbox::cgroups::COMMAND {
+        return sandbox::cgroups::main();
+    }
+    if word == commands::doctor::confinement::COMMAND {
         logging::start(false);
         return commands::doctor::confinement::main();
     }

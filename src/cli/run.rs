@@ -65,6 +65,15 @@ pub enum Pull {
     Never,
 }
 
+/// Whether a monitor has a control group of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Cgroups {
+    /// Where the host allows it.
+    Enabled,
+    /// No.
+    Disabled,
+}
+
 // What a sandbox is to be.
 #[derive(Debug, Args)]
 pub struct SandboxArgs {
@@ -185,6 +194,14 @@ pub struct SandboxArgs {
     /// [default: max-size=10M, max-file=3]
     #[arg(long, value_name = "NAME=VALUE", help_heading = "Limits")]
     pub log_opt: Vec<Pair>,
+    /// Whether its monitor has a control group of its own, where the host allows it
+    #[arg(
+        long,
+        value_name = "WHETHER",
+        default_value = "enabled",
+        help_heading = "Limits"
+    )]
+    pub cgroups: Cgroups,
     #[command(flatten)]
     pub limits: super::limits::LimitArgs,
 

@@ -14,7 +14,8 @@ use super::mounts::{MountFlag, SourceFlag, absolute};
 use super::network::HostFlag;
 use super::ports::ExposeFlag;
 use super::process::{Pair, all_capabilities, capabilities, environment, map};
-use super::run::SandboxArgs;
+use super::run::{Cgroups, SandboxArgs};
+use crate::sandbox::cgroups::Wanted;
 use crate::sandbox::id::Id;
 use crate::sandbox::log;
 use crate::sandbox::network::HOST_GATEWAY;
@@ -89,9 +90,17 @@ pub fn spec(
         auto_remove: args.rm,
         confine: args.confine,
         limits: DeviceLimits::default(),
+        cgroup: Wanted {
+            disabled: args.cgroups == Cgroups::Disabled,
+            ..Wanted::default()
+        },
         log: log_limits(&args.log_opt)?,
     };
     args.limits.apply(&mut spec);
+    if spec.cgroup.disabled && spec.cgroup.needs_group() {
+        let why = "--cpu-quota, --cpu-shares and --blkio-weight need a cgroup";
+        return Err(bad("--cgroups=disabled", why));
+    }
     Ok(spec)
 }
 

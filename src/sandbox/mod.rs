@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod attach;
+pub mod cgroups;
 pub mod control;
 pub mod copy;
 pub mod detach;

@@ -13,11 +13,12 @@ use rustix::process::{Pid, Signal};
 use super::attach::{self, End, Options, Remote};
 use super::control::{self, Attach, Request};
 use super::error::SandboxError;
+use super::lock::FileLock;
 use super::monitor::{self, Launched};
 use super::spec::Spec;
 use super::state::{LOST, State, Status};
 use super::store::{Sandbox, Store};
-use super::{agent, events};
+use super::{agent, cgroups, events};
 use crate::output;
 
 /// How long a monitor may take for an end, beyond the time that the process has:
@@ -107,7 +108,12 @@ pub fn start(sandbox: &Sandbox, options: Option<&Options>) -> Result<Option<End>
     let Launched {
         mut stream,
         mut child,
-    } = monitor::launch(sandbox, attach)?;
+    } = monitor::launch(sandbox, attach).or_else(|e| {
+        give_up(sandbox, &changes)?;
+        Err(e)
+    })?;
+    // While the guest boots.
+    cgroups::sweep(&sandbox.store());
     let remote = Arc::new(Monitor {
         sandbox: sandbox.clone(),
         booting: i32::try_from(child.id())
@@ -126,19 +132,14 @@ pub fn start(sandbox: &Sandbox, options: Option<&Options>) -> Result<Option<End>
             },
             _ => failure,
         };
-        let spec = sandbox.spec();
-        let removed = spec.as_ref().is_ok_and(|spec| spec.auto_remove);
+        let removed = sandbox.spec().is_ok_and(|spec| spec.auto_remove);
         let (failure, said) = not_up(sandbox, removed, failure);
         for line in said {
             output::print_note(&line);
         }
-        if let Ok(spec) = spec
-            && removed
-        {
-            sandbox.remove(&changes)?;
-            monitor::remove_anonymous_volumes(sandbox.store().home(), &spec);
-            events::sandbox(sandbox, &spec, "destroy", &[]);
-        }
+        give_up(sandbox, &changes)?;
+        drop(changes);
+        cgroups::sweep_soon(&sandbox.store());
         return Err(StartError::Failed(failure));
     }
     if let Some((_, started)) = &remote.booting {
@@ -150,6 +151,7 @@ pub fn start(sandbox: &Sandbox, options: Option<&Options>) -> Result<Option<End>
     };
     let end = attach::streams(stream, options)
         .map_err(|e| SandboxError::io("use the terminal for", sandbox.dir(), e))?;
+    cgroups::sweep_soon(&sandbox.store());
     finish(sandbox, end, &remote)
 }
 
@@ -179,6 +181,18 @@ fn not_up(sandbox: &Sandbox, removed: bool, failure: Failure) -> (Failure, Vec<S
         ..failure
     };
     (failure, said)
+}
+
+/// Removes a sandbox that was not started and is not to be kept.
+fn give_up(sandbox: &Sandbox, changes: &FileLock) -> Result<(), SandboxError> {
+    if let Ok(spec) = sandbox.spec()
+        && spec.auto_remove
+    {
+        sandbox.remove(changes)?;
+        monitor::remove_anonymous_volumes(sandbox.store().home(), &spec);
+        events::sandbox(sandbox, &spec, "destroy", &[]);
+    }
+    Ok(())
 }
 
 /// Attaches to a sandbox that runs.
@@ -259,6 +273,9 @@ pub fn update(sandbox: &Sandbox, change: impl FnOnce(&mut Spec)) -> Result<(), S
         disk: Some(spec.limits.disk.unwrap_or_default()),
         net: Some(spec.limits.net.unwrap_or_default()),
     };
+    if sandbox.state()?.status.is_live() {
+        cgroups::update(sandbox, &spec)?;
+    }
     match ask(sandbox, &Request::Limit(limits)) {
         Ok(()) | Err(SandboxError::NotRunning(_)) => {}
         Err(e) => return Err(e),
@@ -322,6 +339,7 @@ pub fn stop(
     if let Ok(spec) = spec {
         events::sandbox(sandbox, &spec, "stop", &[]);
     }
+    cgroups::sweep_soon(&sandbox.store());
     Ok(())
 }
 
@@ -409,6 +427,7 @@ pub fn remove(sandbox: &Sandbox, force: bool, volumes: bool) -> Result<(), Sandb
             monitor::remove_anonymous_volumes(sandbox.store().home(), &spec);
         }
     }
+    cgroups::sweep_soon(&sandbox.store());
     Ok(())
 }
 
@@ -437,6 +456,7 @@ pub fn list(store: &Store) -> Result<Vec<(Sandbox, Spec, State)>, SandboxError> 
             Err(e) => log::warn!("sandbox {}: {e}", sandbox.id.short()),
         }
     }
+    cgroups::sweep(store);
     list.sort_by_key(|(_, spec, _)| std::cmp::Reverse(spec.created));
     Ok(list)
 }

@@ -10,6 +10,7 @@ use protocol::{Rlimit, TmpfsTop};
 use serde::{Deserialize, Serialize};
 use vmm::config::ByteSize;
 
+use super::cgroups::Wanted;
 use super::log;
 use super::time::Time;
 
@@ -58,6 +59,9 @@ pub struct Spec {
     /// How much each of its disks and its network card may do.
     #[serde(default)]
     pub limits: DeviceLimits,
+    /// How much of the host its monitor may use.
+    #[serde(default)]
+    pub cgroup: Wanted,
     /// How much of its process's output is kept.
     #[serde(default)]
     pub log: log::Limits,
@@ -334,6 +338,7 @@ pub(crate) mod tests {
             auto_remove: false,
             confine: confine::Mode::On,
             limits: DeviceLimits::default(),
+            cgroup: Wanted::default(),
             log: log::Limits::default(),
         }
     }

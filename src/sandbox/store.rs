@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use serde::de::DeserializeOwned;
 
+use super::cgroups;
 use super::error::SandboxError;
 use super::files;
 use super::id::Id;
@@ -231,10 +232,19 @@ impl Sandbox {
         if !state.status.is_live() {
             return Ok(state);
         }
-        let why = "drupe's process for it died: it was killed, \
-                   perhaps for want of memory (see the host's kernel log)"
-            .to_owned();
-        let ended = state.exited(LOST, false, Some(why), last_sign(&self.dir));
+        let out_of_memory = cgroups::was_out_of_memory(&self.home, &self.id);
+        let why = match out_of_memory {
+            true => {
+                "drupe's process for it was killed: its cgroup had no more memory \
+                 (--memory, and what the monitor may have: docs/limits.md)"
+            }
+            false => {
+                "drupe's process for it died: it was killed, \
+                 perhaps for want of memory (see the host's kernel log)"
+            }
+        };
+        let why = Some(why.to_owned());
+        let ended = state.exited(LOST, out_of_memory, why, last_sign(&self.dir));
         if let Some(lock) = self.try_lock_changes()? {
             self.write_state(&ended)?;
             super::network::remove_tap(state.tap.as_deref());

@@ -31,6 +31,7 @@ mod ending;
 mod faults;
 mod hostile;
 mod images;
+mod limits;
 mod net;
 mod refusal;
 mod sandbox;

@@ -81,7 +81,6 @@ impl Host {
     pub fn checks(&self) -> Vec<Check> {
         vec![
             self.tun(),
-            self.cgroups(),
             self.user_namespaces(),
             self.transparent_hugepages(),
             self.hugepages(),
@@ -111,43 +110,6 @@ impl Host {
     fn net_admin(&self) -> bool {
         let set = self.field("proc/self/status", "CapEff").unwrap_or_default();
         u64::from_str_radix(&set, 16).is_ok_and(|set| set & 1 << CAP_NET_ADMIN != 0)
-    }
-
-    fn cgroups(&self) -> Check {
-        let warn = |detail: &str, fix: &str| Check::bad("cgroups", Status::Warn, detail, fix);
-        let mounts = self.read("proc/self/mounts").unwrap_or_default();
-        let mounted = |kind: &str| {
-            mounts.lines().find_map(|line| {
-                let mut fields = line.split(' ').skip(1);
-                let (place, found) = (fields.next()?, fields.next()?);
-                (found == kind).then_some(place)
-            })
-        };
-        let unified = "boot with systemd.unified_cgroup_hierarchy=1, for version 2 alone";
-        let v2 = match (mounted("cgroup"), mounted("cgroup2")) {
-            (None, None) => return warn("none mounted", "mount them, or start systemd"),
-            (Some(_), None) => return warn("version 1: no limits on VMs", unified),
-            (Some(_), Some(_)) => {
-                return warn("hybrid, versions 1 and 2: no limits on VMs", unified);
-            }
-            (None, Some(v2)) => v2.trim_start_matches('/'),
-        };
-        let own = self.read("proc/self/cgroup").unwrap_or_default();
-        let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
-        let own = format!("{v2}/{}", own.unwrap_or_default());
-        let own = own.trim_end_matches('/');
-        // Opening it for writing is what tells; permission bits do not, for root.
-        let control = format!("{own}/cgroup.subtree_control");
-        if self.open(&control, false).is_err() {
-            return warn(
-                "version 2, not delegated to this user",
-                "start drupe with: systemd-run --user --scope -p Delegate=yes drupe ...",
-            );
-        }
-        let controllers = self.read(&format!("{own}/cgroup.controllers"));
-        let controllers = controllers.unwrap_or_default();
-        let detail = format!("version 2, delegated, controllers: {}", controllers.trim());
-        Check::ok("cgroups", detail)
     }
 
     fn user_namespaces(&self) -> Check {
@@ -279,10 +241,6 @@ mod tests {
                 "MemTotal: 2097152 kB\nMemAvailable:  1048576 kB\n",
             ),
             ("proc/self/status", "Name: x\nCapEff:\t000001ffffffffff\n"),
-            ("proc/self/mounts", "cg /sys/fs/cgroup cgroup2 rw 0 0\n"),
-            ("proc/self/cgroup", "0::/user/a\n"),
-            ("sys/fs/cgroup/user/a/cgroup.controllers", "cpu memory\n"),
-            ("sys/fs/cgroup/user/a/cgroup.subtree_control", ""),
             ("proc/sys/user/max_user_namespaces", "100\n"),
             (TRANSPARENT_HUGE_PAGES, "always [madvise] never\n"),
             (&pool("nr_hugepages"), "4\n"),
@@ -297,7 +255,6 @@ mod tests {
         }
         let has = |text: &str| checks.iter().any(|c| c.detail.ends_with(text));
         assert!(has("1024 MiB of 2048 MiB available"));
-        assert!(has("controllers: cpu memory"));
     }
 
     #[test]
@@ -315,22 +272,6 @@ mod tests {
                 .collect();
             let (_root, host) = machine(&files);
             assert!(host.transparent_hugepages().fix.unwrap().ends_with(fix));
-        }
-    }
-
-    #[test]
-    fn cgroups_are_told_apart() {
-        let v1 = "cg /sys/fs/cgroup/cpu cgroup rw 0 0\n";
-        let v2 = "cg2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
-        for (mounts, expected) in [
-            (String::new(), "none mounted"),
-            (v1.to_owned(), "version 1:"),
-            (format!("{v1}{v2}"), "hybrid"),
-            (v2.to_owned(), "version 2, not delegated"),
-        ] {
-            let (_root, host) = machine(&[("proc/self/mounts", &mounts)]);
-            let check = host.cgroups();
-            assert!(check.detail.starts_with(expected), "{}", check.detail);
         }
     }
 

@@ -11,6 +11,7 @@ use serde::Serialize;
 use vmm::probe::probe_host;
 
 use super::{Failure, print};
+use crate::cgroup;
 use crate::cli::{DoctorArgs, Format, Topic};
 use crate::exit::Exit;
 use crate::output;
@@ -95,6 +96,7 @@ pub fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
             let mut checks = vec![host.cpu(), host.kernel()];
             checks.extend(kvm::checks(&kvm, &host));
             checks.extend(host.checks());
+            checks.push(cgroups());
             checks.extend(confinement::checks());
             checks
         }
@@ -108,6 +110,26 @@ pub fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
     };
     print(&text)?;
     Ok(if can_run { Exit::Success } else { Exit::Error })
+}
+
+/// Whether a sandbox gets a control group: a group without a process is made, and
+/// removed.
+fn cgroups() -> Check {
+    const CHECK: &str = "cgroups";
+    let tried = cgroup::Host::find().and_then(|host| host.try_out().map(|()| host.version()));
+    match tried {
+        Ok(version) => Check::ok(
+            CHECK,
+            format!("{version}: each sandbox gets one of its own"),
+        ),
+        Err(e) => Check::bad(
+            CHECK,
+            Status::Warn,
+            format!("sandboxes run without: {e}"),
+            "see docs/limits.md; without one, the host's memory and processors are bounded \
+             by what the machine has alone",
+        ),
+    }
 }
 
 fn report(checks: &[Check], can_run: bool) -> String {

@@ -9,6 +9,7 @@ use crate::cli::sandbox::InspectArgs;
 use crate::commands::Failure;
 use crate::commands::images::inspect_value;
 use crate::exit::Exit;
+use crate::sandbox::cgroups::{self, Record};
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::network::{addresses, inside};
 use crate::sandbox::spec::{Mount, Network, NetworkMode, Source, Spec};
@@ -105,6 +106,7 @@ fn value(sandbox: &Sandbox, spec: &Spec, state: &State) -> Value {
         },
         "Machine": spec.machine,
         "Limits": spec.limits,
+        "Cgroup": cgroup(sandbox, spec, state),
         "LogConfig": spec.log,
         "Confinement": {
             "Mode": spec.confine,
@@ -123,6 +125,26 @@ fn value(sandbox: &Sandbox, spec: &Spec, state: &State) -> Value {
         },
         "Mounts": spec.mounts.iter().map(mount).collect::<Vec<_>>(),
         "NetworkSettings": network(sandbox, spec, state),
+    })
+}
+
+fn cgroup(sandbox: &Sandbox, spec: &Spec, state: &State) -> Value {
+    let record = cgroups::record(sandbox.store().home(), &sandbox.id);
+    let (directories, missing) = match record {
+        _ if !state.status.is_live() => (None, None),
+        Some(Record::Group(group)) => (Some(group.directories().to_owned()), None),
+        Some(Record::None(why)) => (None, Some(why)),
+        None => (None, None),
+    };
+    json!({
+        "Enabled": !spec.cgroup.disabled,
+        "Directories": directories,
+        "Missing": missing,
+        "Memory": cgroups::memory(spec),
+        "CpuQuota": spec.cgroup.cpu_quota,
+        "CpuPeriod": spec.cgroup.cpu_period,
+        "CpuShares": spec.cgroup.cpu_shares,
+        "BlkioWeight": spec.cgroup.blkio_weight,
     })
 }
 

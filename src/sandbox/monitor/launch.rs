@@ -10,6 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use super::{COMMAND, LOG, VERBOSE};
+use crate::sandbox::cgroups;
 use crate::sandbox::control::{self, Attach, Request};
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::store::Sandbox;
@@ -51,7 +52,8 @@ pub fn launch(sandbox: &Sandbox, attach: Attach) -> Result<Launched, SandboxErro
             Ok(file)
         })
         .map_err(failed)?;
-    let child = Command::new("/proc/self/exe")
+    let spec = sandbox.spec()?;
+    let mut child = Command::new("/proc/self/exe")
         .arg0("drupe")
         .args([COMMAND, sandbox.id.as_str()])
         .args((log::max_level() >= log::LevelFilter::Info).then_some(VERBOSE))
@@ -60,6 +62,12 @@ pub fn launch(sandbox: &Sandbox, attach: Attach) -> Result<Launched, SandboxErro
         .stderr(log)
         .spawn()
         .map_err(failed)?;
+    // It does nothing before it has been asked.
+    if let Err(e) = cgroups::enter(sandbox, &spec, child.id()) {
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(e);
+    }
     control::send(&mut near, &Request::Attach(attach)).map_err(|e| {
         let why = e.to_string();
         SandboxError::Silent {

@@ -1,0 +1,270 @@
+//! A control group for each sandbox's monitor. Whoever starts a sandbox makes it,
+//! as the monitor is to be confined; and as nobody can remove the group that they
+//! are in, it is removed by the next command that comes by.
+//!
+//! What was made stands in `cgroups/ID` in drupe's directory, which outlives the
+//! sandbox's own.
+
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use vmm::config::ByteSize;
+
+use super::error::SandboxError;
+use super::files;
+use super::id::Id;
+use super::spec::Spec;
+use super::store::{Sandbox, Store};
+use crate::cgroup::{Error, Group, Host, Limits};
+
+/// The word that makes drupe a process that removes groups when they are empty.
+pub const COMMAND: &str = "cgroup-sweeper";
+/// How long that waits: a machine's memory takes its time to be freed.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often it looks.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Threads of a monitor: its own are some ten, with five for each share, one for
+/// each CPU and each disk, and one for each client that is attached.
+const MAX_THREADS: u64 = 512;
+
+/// What a monitor needs beside its guest's memory: itself, what the kernel keeps
+/// for it, and page cache of its disks to work with.
+const MONITOR_MEMORY: u64 = 128 << 20;
+/// And for each so many bytes of that memory one: page tables, and KVM's.
+const MEMORY_PER_TABLE: u64 = 128;
+
+/// What a sandbox's monitor may use of the host, as far as it is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Wanted {
+    /// It has no group.
+    #[serde(default)]
+    pub disabled: bool,
+    /// See [`Limits`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_quota: Option<u64>,
+    /// See [`Limits`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_period: Option<u64>,
+    /// See [`Limits`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_shares: Option<u64>,
+    /// See [`Limits`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blkio_weight: Option<u16>,
+}
+
+impl Wanted {
+    /// Something cannot be had without a group.
+    pub fn needs_group(&self) -> bool {
+        self.cpu_quota.is_some() || self.cpu_shares.is_some() || self.blkio_weight.is_some()
+    }
+}
+
+/// How it stands with a sandbox's group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Record {
+    /// It has one.
+    Group(Group),
+    /// It has none, and why.
+    None(String),
+}
+
+fn limits(spec: &Spec) -> Limits {
+    let memory = spec.machine.memory.bytes();
+    Limits {
+        memory: Some(memory + memory / MEMORY_PER_TABLE + MONITOR_MEMORY),
+        pids: Some(MAX_THREADS),
+        cpu_quota: spec.cgroup.cpu_quota,
+        cpu_period: spec.cgroup.cpu_period,
+        cpu_shares: spec.cgroup.cpu_shares,
+        blkio_weight: spec.cgroup.blkio_weight,
+    }
+}
+
+fn directory(home: &Path) -> PathBuf {
+    home.join("cgroups")
+}
+
+fn path(home: &Path, id: &Id) -> PathBuf {
+    directory(home).join(id.as_str())
+}
+
+/// What is known of a sandbox's group.
+pub fn record(home: &Path, id: &Id) -> Option<Record> {
+    let bytes = files::read(&path(home, id)).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+fn refused(what: &str, error: &Error) -> SandboxError {
+    SandboxError::Refused(format!("{what}: {error}"))
+}
+
+/// Makes the group of a sandbox whose monitor is this process, and puts it there.
+/// Where that is not to be had, it goes on without, unless it was asked for. The
+/// caller has the lock on changes.
+///
+/// # Errors
+/// What was asked for and is not to be had.
+pub fn enter(sandbox: &Sandbox, spec: &Spec, monitor: u32) -> Result<(), SandboxError> {
+    if spec.cgroup.disabled {
+        return Ok(());
+    }
+    let store = sandbox.store();
+    let home = store.home();
+    match make(home, &sandbox.id, &limits(spec), monitor) {
+        Ok(()) => Ok(()),
+        Err(e) if spec.cgroup.needs_group() => Err(refused("cgroup", &e)),
+        Err(e) => {
+            log::info!("no cgroup: {e}");
+            let record = Record::None(e.to_string());
+            write(home, &sandbox.id, &record).map_err(|e| refused("cgroup", &e))
+        }
+    }
+}
+
+fn make(home: &Path, id: &Id, limits: &Limits, monitor: u32) -> Result<(), Error> {
+    if let Some(Record::Group(old)) = record(home, id) {
+        // Of an earlier start. When its process still ends, it is taken over.
+        let _ = old.remove();
+    }
+    let host = Host::find()?;
+    let group = Group::plan(&host, &format!("drupe-{id}"), limits)?;
+    // Before it is there: whoever tidies up finds it.
+    write(home, id, &Record::Group(group.clone()))?;
+    group.make(&host, limits).map_err(crate::cgroup::advise)?;
+    group.add(monitor).map_err(crate::cgroup::advise)
+}
+
+fn write(home: &Path, id: &Id, record: &Record) -> Result<(), Error> {
+    let path = path(home, id);
+    let io = |e| Error::Io {
+        what: "write",
+        path: path.clone(),
+        source: e,
+    };
+    files::private_dir(&directory(home)).map_err(io)?;
+    let text = serde_json::to_vec(record).map_err(|e| io(e.into()))?;
+    files::write_atomically(&path, &text).map_err(io)
+}
+
+/// Changes the group of a sandbox that runs.
+///
+/// # Errors
+/// The host's, or that it has none and was asked for something.
+pub fn update(sandbox: &Sandbox, spec: &Spec) -> Result<(), SandboxError> {
+    match record(sandbox.store().home(), &sandbox.id) {
+        Some(Record::Group(group)) => Host::find()
+            .and_then(|host| group.set(&host, &limits(spec)))
+            .map_err(|e| refused("cgroup", &crate::cgroup::advise(e))),
+        Some(Record::None(why)) if spec.cgroup.needs_group() => Err(SandboxError::Refused(
+            format!("this sandbox has no cgroup: {why}"),
+        )),
+        None if spec.cgroup.needs_group() => Err(SandboxError::Refused(
+            "this sandbox has no cgroup: it was started without".to_owned(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The monitor of this sandbox was killed because its group had no more memory.
+pub fn was_out_of_memory(home: &Path, id: &Id) -> bool {
+    match record(home, id) {
+        Some(Record::Group(group)) => group.was_out_of_memory(),
+        _ => false,
+    }
+}
+
+/// The most memory that a sandbox of this description may take of the host.
+pub fn memory(spec: &Spec) -> ByteSize {
+    ByteSize(limits(spec).memory.unwrap_or(u64::MAX))
+}
+
+/// Removes the groups of sandboxes that do not run; false when one of them is
+/// still in use.
+pub fn sweep(store: &Store) -> bool {
+    let entries = match fs::read_dir(directory(store.home())) {
+        Ok(entries) => entries,
+        // There are none.
+        Err(_) => return true,
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let ids = names.filter_map(|name| name.parse::<Id>().ok());
+    let mut done = true;
+    for id in ids {
+        match sweep_one(store, &id) {
+            Ok(one) => done &= one,
+            // To wait would not help.
+            Err(e) => log::warn!("{e}"),
+        }
+    }
+    done
+}
+
+/// True when there is nothing more to do.
+fn sweep_one(store: &Store, id: &Id) -> Result<bool, SandboxError> {
+    let _changes = match store.find(id.as_str()) {
+        Ok(sandbox) => {
+            // Whoever starts it has this lock, and its monitor the other one.
+            let changes = sandbox.try_lock_changes()?;
+            if changes.is_none() || sandbox.has_monitor()? {
+                return Ok(true);
+            }
+            changes
+        }
+        Err(SandboxError::Unknown(_)) => None,
+        Err(e) => return Err(e),
+    };
+    if let Some(Record::Group(group)) = record(store.home(), id)
+        && !group.remove().map_err(|e| refused("cgroup", &e))?
+    {
+        return Ok(false);
+    }
+    let path = path(store.home(), id);
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(SandboxError::io("remove", &path, e)),
+        _ => Ok(true),
+    }
+}
+
+/// As [`sweep`]; what is still in use is left to a process that waits for it, and
+/// that nobody waits for.
+pub fn sweep_soon(store: &Store) {
+    if sweep(store) {
+        return;
+    }
+    let started = Command::new("/proc/self/exe")
+        .arg0("drupe")
+        .arg(COMMAND)
+        .current_dir("/")
+        .env("DRUPE_HOME", store.home())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn();
+    if let Err(e) = started {
+        // The next command comes by.
+        log::info!("no process waits for empty cgroups: {e}");
+    }
+}
+
+/// Is that process.
+pub fn main() -> ExitCode {
+    let Ok(store) = Store::open() else {
+        return ExitCode::FAILURE;
+    };
+    let end = Instant::now() + PATIENCE;
+    while !sweep(&store) && Instant::now() < end {
+        thread::sleep(TICK);
+    }
+    ExitCode::SUCCESS
+}
