@@ -191,26 +191,38 @@ pub fn memory(spec: &Spec) -> ByteSize {
 /// Removes the groups of sandboxes that do not run; false when one of them is
 /// still in use.
 pub fn sweep(store: &Store) -> bool {
+    sweep_these(store, records(store)).is_empty()
+}
+
+/// What was made, of all sandboxes.
+fn records(store: &Store) -> Vec<(Id, Option<Record>)> {
     let entries = match fs::read_dir(directory(store.home())) {
         Ok(entries) => entries,
         // There are none.
-        Err(_) => return true,
+        Err(_) => return Vec::new(),
     };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let ids = names.filter_map(|name| name.parse::<Id>().ok());
-    let mut done = true;
-    for id in ids {
-        match sweep_one(store, &id) {
-            Ok(one) => done &= one,
+    ids.map(|id| (id.clone(), record(store.home(), &id)))
+        .collect()
+}
+
+/// Removes those of them that belong to no sandbox that runs; returns those that
+/// are still in use.
+fn sweep_these(store: &Store, mut records: Vec<(Id, Option<Record>)>) -> Vec<(Id, Option<Record>)> {
+    records.retain(|(id, record)| match sweep_one(store, id, record.as_ref()) {
+        Ok(done) => !done,
+        Err(e) => {
             // To wait would not help.
-            Err(e) => log::warn!("{e}"),
+            log::warn!("{e}");
+            false
         }
-    }
-    done
+    });
+    records
 }
 
 /// True when there is nothing more to do.
-fn sweep_one(store: &Store, id: &Id) -> Result<bool, SandboxError> {
+fn sweep_one(store: &Store, id: &Id, record: Option<&Record>) -> Result<bool, SandboxError> {
     let _changes = match store.find(id.as_str()) {
         Ok(sandbox) => {
             // Whoever starts it has this lock, and its monitor the other one.
@@ -223,7 +235,7 @@ fn sweep_one(store: &Store, id: &Id) -> Result<bool, SandboxError> {
         Err(SandboxError::Unknown(_)) => None,
         Err(e) => return Err(e),
     };
-    if let Some(Record::Group(group)) = record(store.home(), id)
+    if let Some(Record::Group(group)) = record
         && !group.remove().map_err(|e| refused("cgroup", &e))?
     {
         return Ok(false);
@@ -263,8 +275,11 @@ pub fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let end = Instant::now() + PATIENCE;
-    while !sweep(&store) && Instant::now() < end {
+    // They are known from here on, whatever becomes of drupe's directory.
+    let mut left = sweep_these(&store, records(&store));
+    while !left.is_empty() && Instant::now() < end {
         thread::sleep(TICK);
+        left = sweep_these(&store, left);
     }
     ExitCode::SUCCESS
 }
