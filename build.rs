@@ -101,7 +101,12 @@ fn build(package: &str, target: &Path, flags: &[&str]) -> Result<PathBuf, Box<dy
     let names = outer
         .split('\u{1f}')
         .filter(|flag| flag.starts_with("--remap-path-prefix="));
-    let flags: Vec<&str> = RUSTFLAGS.iter().chain(flags).copied().chain(names).collect();
+    let flags: Vec<&str> = RUSTFLAGS
+        .iter()
+        .chain(flags)
+        .copied()
+        .chain(names)
+        .collect();
     // What was set for drupe is not meant for them: cargo's own variables,
     // clippy in the compiler's place, flags of coverage or sanitizers.
     for (name, _) in env::vars_os() {

@@ -11,9 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Activation, DeviceLimits, DeviceType, VirtioDevice, read_config_bytes, report_start,
-};
+use super::{Activation, DeviceLimits, DeviceType, VirtioDevice, read_config_bytes, report_start};
 use crate::rate_limit::{Limiter, LimiterState};
 use crate::rate_log::FailureLog;
 
