@@ -6,14 +6,17 @@
 //! be wrong has a message of its own.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use devices::GuestMemory;
 use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{BzImage, Elf, KernelLoader, KernelLoaderResult, PvhBootCapability};
-use vm_memory::{Address, ByteValued, Bytes, GuestAddress};
+use vm_memory::bitmap::BitmapSlice;
+use vm_memory::{
+    Address, ByteValued, Bytes, GuestAddress, ReadVolatile, VolatileMemoryError, VolatileSlice,
+};
 
 use super::{Entry, layout, params};
 use crate::config::{BootProtocol, ByteSize, VmConfig};
@@ -49,7 +52,7 @@ pub(super) struct Initrd {
 /// When a file cannot be read, is no kernel, or does not fit into memory.
 pub(crate) fn load(mem: &GuestMemory, config: &VmConfig) -> Result<Entry, Error> {
     let path = config.kernel.as_path();
-    let mut file = open("kernel", path)?;
+    let file = open("kernel", path)?;
     let bad = |why: String| Error::Kernel {
         path: path.to_owned(),
         why,
@@ -60,6 +63,7 @@ pub(crate) fn load(mem: &GuestMemory, config: &VmConfig) -> Result<Entry, Error>
         .len();
     let image = Image::recognize(&file, len).map_err(&bad)?;
     let low_end = low_memory_end(mem);
+    let mut whole = WholeReads(&file);
 
     let (loaded, entry) = match &image {
         Image::BzImage(header) => {
@@ -74,7 +78,7 @@ pub(crate) fn load(mem: &GuestMemory, config: &VmConfig) -> Result<Entry, Error>
                 .max(layout::HIGH_MEMORY.raw_value())
                 .saturating_add(header.init_size.into());
             need_memory(needed, low_end).map_err(&bad)?;
-            let loaded = BzImage::load(mem, Some(layout::HIGH_MEMORY), &mut file, None)
+            let loaded = BzImage::load(mem, Some(layout::HIGH_MEMORY), &mut whole, None)
                 .map_err(|e| bad(format!("cannot be loaded: {e}")))?;
             let entry = Entry {
                 address: loaded.kernel_load.unchecked_add(ENTRY_64),
@@ -92,7 +96,7 @@ pub(crate) fn load(mem: &GuestMemory, config: &VmConfig) -> Result<Entry, Error>
         }
         Image::Elf { end } => {
             need_memory(*end, low_end).map_err(&bad)?;
-            let loaded = Elf::load(mem, None, &mut file, Some(layout::HIGH_MEMORY))
+            let loaded = Elf::load(mem, None, &mut whole, Some(layout::HIGH_MEMORY))
                 .map_err(|e| bad(format!("cannot be loaded: {e}")))?;
             let pvh = match loaded.pvh_boot_cap {
                 PvhBootCapability::PvhEntryPresent(address) => Some(address),
@@ -305,12 +309,48 @@ fn load_initrd(
             top.saturating_sub(kernel.kernel_end)
         ))
     })?;
-    mem.read_exact_volatile_from(GuestAddress(address), &mut file, size as usize)
+    let mut whole = WholeReads(&file);
+    mem.read_exact_volatile_from(GuestAddress(address), &mut whole, size as usize)
         .map_err(|e| bad(format!("cannot be read: {e}")))?;
     Ok(Initrd {
         address: GuestAddress(address),
         size,
     })
+}
+
+/// A file whose reads fill the buffer when the file has that much: a network's or
+/// a FUSE file system may give less at once, and `vm-memory` takes that for the
+/// end.
+struct WholeReads<R>(R);
+
+impl<R: Read> Read for WholeReads<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl<R: Seek> Seek for WholeReads<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.0.seek(to)
+    }
+}
+
+impl<R: ReadVolatile> ReadVolatile for WholeReads<R> {
+    fn read_volatile<B: BitmapSlice>(
+        &mut self,
+        buf: &mut VolatileSlice<B>,
+    ) -> Result<usize, VolatileMemoryError> {
+        let mut done = 0;
+        while done < buf.len() {
+            match self.0.read_volatile(&mut buf.offset(done)?) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(VolatileMemoryError::IOError(e)) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
 }
 
 /// End of the memory below the gap.

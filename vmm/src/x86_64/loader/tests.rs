@@ -261,3 +261,38 @@ fn notes_without_end_are_refused() {
     let error = try_load(&kernel, |_| ()).unwrap_err().to_string();
     assert!(error.contains("more notes than"), "{error}");
 }
+
+/// Gives a byte at a time, and is interrupted before each second one.
+struct Drip(Vec<u8>, bool);
+
+impl ReadVolatile for Drip {
+    fn read_volatile<B: BitmapSlice>(
+        &mut self,
+        buf: &mut VolatileSlice<B>,
+    ) -> Result<usize, VolatileMemoryError> {
+        self.1 = !self.1;
+        if self.1 {
+            return Err(VolatileMemoryError::IOError(ErrorKind::Interrupted.into()));
+        }
+        let n = self.0.len().min(1).min(buf.len());
+        buf.copy_from(&self.0[..n]);
+        self.0.drain(..n);
+        Ok(n)
+    }
+}
+
+#[test]
+fn reads_that_give_less_are_no_end() {
+    let mem = memory(16);
+    let bytes: Vec<u8> = (1..=100).collect();
+    let mut whole = WholeReads(Drip(bytes.clone(), false));
+    mem.read_exact_volatile_from(GuestAddress(0x1000), &mut whole, 100)
+        .unwrap();
+    let mut seen = [0; 100];
+    mem.read_slice(&mut seen, GuestAddress(0x1000)).unwrap();
+    assert_eq!(seen[..], bytes);
+    assert!(
+        mem.read_exact_volatile_from(GuestAddress(0x1000), &mut whole, 1)
+            .is_err()
+    );
+}
