@@ -150,6 +150,15 @@ fn controllers(version: Version, limits: &Limits) -> Vec<&'static str> {
     names
 }
 
+/// Whose memory was not enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// What the group may have.
+    OwnLimit,
+    /// The host's.
+    Host,
+}
+
 /// A group, by its directories: one, or with version 1 one for each controller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -268,17 +277,33 @@ impl Group {
         Ok(gone)
     }
 
-    /// Something in it was killed because it had no more memory.
-    pub fn was_out_of_memory(&self) -> bool {
-        let file = match self.version {
-            Version::V1 => "memory.oom_control",
-            Version::V2 => "memory.events",
+    /// Whose memory it was that something in it was killed for, if anything was.
+    pub fn shortage(&self) -> Option<Shortage> {
+        // What the kernel killed in it, and how often it met its own limit.
+        let (killed, limited) = match self.version {
+            Version::V1 => ("memory.oom_control", "memory.failcnt"),
+            Version::V2 => ("memory.events", "memory.events"),
         };
+        if !self.counts(killed, "oom_kill ") {
+            return None;
+        }
+        let limited = match self.version {
+            Version::V1 => self.counts(limited, ""),
+            Version::V2 => self.counts(limited, "oom "),
+        };
+        match limited {
+            true => Some(Shortage::OwnLimit),
+            false => Some(Shortage::Host),
+        }
+    }
+
+    /// Whether a file of it has more than 0 behind this word.
+    fn counts(&self, file: &str, word: &str) -> bool {
         let texts = self.directories.iter();
         let texts = texts.filter_map(|directory| fs::read_to_string(directory.join(file)).ok());
         let mut counts = texts.filter_map(|text| {
             let mut lines = text.lines();
-            lines.find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok())
+            lines.find_map(|line| line.strip_prefix(word)?.trim().parse::<u64>().ok())
         });
         counts.any(|count| count > 0)
     }
@@ -390,9 +415,15 @@ mod tests {
             group.set(&host, &heavy),
             Err(Error::NoController("io"))
         ));
-        assert!(!group.was_out_of_memory());
-        fs::write(path.join("memory.events"), "low 0\noom 3\noom_kill 1\n").unwrap();
-        assert!(group.was_out_of_memory());
+        assert_eq!(group.shortage(), None);
+        for (events, shortage) in [
+            ("low 0\noom 3\noom_kill 1\n", Some(Shortage::OwnLimit)),
+            ("low 0\noom 0\noom_kill 1\n", Some(Shortage::Host)),
+            ("low 0\noom 3\noom_kill 0\n", None),
+        ] {
+            fs::write(path.join("memory.events"), events).unwrap();
+            assert_eq!(group.shortage(), shortage);
+        }
         let json = serde_json::to_string(&group).unwrap();
         assert_eq!(serde_json::from_str::<Group>(&json).unwrap(), group);
         fs::remove_dir_all(&path).unwrap();

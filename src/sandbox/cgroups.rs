@@ -21,7 +21,7 @@ use super::files;
 use super::id::Id;
 use super::spec::Spec;
 use super::store::{Sandbox, Store};
-use crate::cgroup::{Error, Group, Host, Limits};
+use crate::cgroup::{Error, Group, Host, Limits, Shortage};
 
 /// The word that makes drupe a process that removes groups when they are empty.
 pub const COMMAND: &str = "cgroup-sweeper";
@@ -175,11 +175,11 @@ pub fn update(sandbox: &Sandbox, spec: &Spec) -> Result<(), SandboxError> {
     }
 }
 
-/// The monitor of this sandbox was killed because its group had no more memory.
-pub fn was_out_of_memory(home: &Path, id: &Id) -> bool {
+/// Whose memory it was that the monitor of this sandbox was killed for, if it was.
+pub fn shortage(home: &Path, id: &Id) -> Option<Shortage> {
     match record(home, id) {
-        Some(Record::Group(group)) => group.was_out_of_memory(),
-        _ => false,
+        Some(Record::Group(group)) => group.shortage(),
+        _ => None,
     }
 }
 

@@ -67,9 +67,10 @@ impl Drop for TapGuard {
     }
 }
 
-/// Removes the TAP of a sandbox whose monitor could not.
-pub fn remove_tap(name: Option<&str>) {
-    if let Some(name) = name {
+/// Removes the TAP of a sandbox whose monitor could not. The name is what that
+/// monitor wrote: one that is not this sandbox's is left alone.
+pub fn remove_tap(name: Option<&str>, id: &Id) {
+    if let Some(name) = name.filter(|name| *name == tap_name(id)) {
         told(name, tap::remove(name));
     }
 }

@@ -17,6 +17,7 @@ use super::names::Names;
 use super::spec::{Spec, VERSION};
 use super::state::{LOST, State, Status};
 use super::time::Time;
+use crate::cgroup::Shortage;
 use crate::home;
 
 /// How the directory of a sandbox that is being made, or removed, begins: what a
@@ -232,22 +233,26 @@ impl Sandbox {
         if !state.status.is_live() {
             return Ok(state);
         }
-        let out_of_memory = cgroups::was_out_of_memory(&self.home, &self.id);
-        let why = match out_of_memory {
-            true => {
+        let shortage = cgroups::shortage(&self.home, &self.id);
+        let why = match shortage {
+            Some(Shortage::OwnLimit) => {
                 "drupe's process for it was killed: its cgroup had no more memory \
                  (--memory, and what the monitor may have: docs/limits.md)"
             }
-            false => {
+            Some(Shortage::Host) => {
+                "drupe's process for it was killed: the host had no more memory \
+                 (see its kernel log)"
+            }
+            None => {
                 "drupe's process for it died: it was killed, \
                  perhaps for want of memory (see the host's kernel log)"
             }
         };
         let why = Some(why.to_owned());
-        let ended = state.exited(LOST, out_of_memory, why, last_sign(&self.dir));
+        let ended = state.exited(LOST, shortage.is_some(), why, last_sign(&self.dir));
         if let Some(lock) = self.try_lock_changes()? {
             self.write_state(&ended)?;
-            super::network::remove_tap(state.tap.as_deref());
+            super::network::remove_tap(state.tap.as_deref(), &self.id);
             drop(lock);
         }
         Ok(ended)

@@ -39,6 +39,7 @@ fn a_monitor_that_is_killed_for_want_of_memory_leaves_nothing_and_is_told() {
 
     let state = home.inspect("victim")["State"].clone();
     assert_eq!(state["ExitCode"], 255);
+    assert_eq!(state["OOMKilled"], true);
     let error = state["Error"].as_str().unwrap();
     assert!(
         error.contains("memory") && error.contains("kernel log"),
