@@ -49,18 +49,20 @@ fn assert_one_line(what: &str, output: &Output) {
     println!("{what}: {}", line.chars().take(160).collect::<String>());
 }
 
-/// Runs a command that would not end by itself, and ends it.
+/// Runs a command that would not end by itself, and ends it: what it was asked to
+/// pass on, the agent ignores.
 fn given_up(home: &Home, args: &[&str]) {
     let drupe = home.command(args);
     let mut command = std::process::Command::new("timeout");
     command
-        .arg(GIVES_UP)
+        .args(["--kill-after", "1", GIVES_UP])
         .arg(drupe.get_program())
         .args(drupe.get_args())
         .envs(drupe.get_envs().filter_map(|(k, v)| Some((k, v?))))
         .current_dir(home.path())
         .stdin(Stdio::null())
-        .stdout(Stdio::null());
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     assert!(!command.status().unwrap().success(), "{args:?}");
 }
 
