@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::net::Ipv6Addr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ureq::config::RedirectAuthHeaders;
@@ -240,7 +240,11 @@ pub fn read_bounded(answer: Response<Body>, most: u64) -> Result<Vec<u8>, String
 }
 
 fn agent(https_only: bool, loopback: bool) -> Agent {
-    let roots = RootCerts::PlatformVerifier;
+    // Named here, so that ureq does not bring certificates of its own along.
+    let tls = TlsConfig::builder()
+        .root_certs(RootCerts::PlatformVerifier)
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .build();
     // A proxy has another loopback.
     let proxy = Proxy::try_from_env().filter(|_| !loopback);
     Agent::config_builder()
@@ -253,7 +257,7 @@ fn agent(https_only: bool, loopback: bool) -> Agent {
         .timeout_recv_response(Some(ANSWER))
         .timeout_per_read(Some(IDLE))
         .user_agent(concat!("drupe/", env!("CARGO_PKG_VERSION")))
-        .tls_config(TlsConfig::builder().root_certs(roots).build())
+        .tls_config(tls)
         .build()
         .new_agent()
 }
