@@ -20,8 +20,9 @@ use super::sock;
 use crate::virtio::GuestBuffer;
 
 /// How long a host program may take to say which port it wants, and the guest
-/// to answer. A kernel answers by itself, so this is generous.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// to answer. A kernel answers by itself; but one whose processors wait for a
+/// quota, or whose memory is swapped, stands still for seconds.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection that is over for one side is kept for the other when
 /// nothing moves.
 pub const LINGER: Duration = Duration::from_secs(10);

@@ -3,12 +3,13 @@
 use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use event_manager::{EventManager, SubscriberOps};
 
 use super::*;
 use crate::virtio::DeviceSubscriber;
+use crate::virtio::vsock::connection::REQUEST_TIMEOUT;
 use crate::virtio::vsock::muxer::MAX_STREAMS;
 use crate::virtio::vsock::packet::{SHUTDOWN_BOTH, SHUTDOWN_RCV};
 
@@ -63,7 +64,7 @@ fn whoever_keeps_the_device_waiting_is_dropped() {
     let key = key_of(&g.expect(Op::Request));
     let rst = g.expect(Op::Rst);
     assert_eq!(key_of(&rst), key);
-    assert!(start.elapsed() >= Duration::from_secs(2));
+    assert!(start.elapsed() >= REQUEST_TIMEOUT);
     g.until("both are dropped", |g| g.sizes() == (0, 0, 0));
     assert!(at_end(&unanswered) && at_end(&silent));
     // An answer that comes too late is told so.
