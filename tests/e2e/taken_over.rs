@@ -195,6 +195,9 @@ fn monitor_role(name: &str) -> Role {
     match name {
         "drupe" | "control" | "client" | "stop" | "signals" => Role::Control,
         "machine" => Role::EventLoop,
+        // Without a user-mode network it may do no more for its threads than they
+        // may themselves.
+        "spawner" => Role::Disk,
         name => role(name),
     }
 }

@@ -182,8 +182,11 @@ fn archives(home: &Home) {
     }
     home.drupe(&["cp", "bad:/device", "out"]);
     for name in ["garbage", "half", "huge", "unasked", "shouting", "mute"] {
+        // What it says of a file that it was given cannot be checked.
         let output = home.drupe(&["cp", "secret", &format!("bad:/{name}")]);
-        assert_one_line(&format!("cp to {name}"), &output);
+        if !output.status.success() {
+            assert_one_line(&format!("cp to {name}"), &output);
+        }
     }
     given_up(home, &["cp", "bad:/endless", "out"]);
     // Nothing is beside the destination, and nothing in it is more than a file.
