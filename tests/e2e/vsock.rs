@@ -4,8 +4,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::guest::Guest;
+use crate::guest::{Guest, PATIENCE};
 
 fn guest(script: &str) -> (Guest, String) {
     let guest = Guest::tuned().script(script);
@@ -32,6 +33,19 @@ fn connect(path: &str, port: u32) -> (String, UnixStream) {
     (answer, stream)
 }
 
+/// The same once something listens there: under emulation a program takes seconds
+/// to do so.
+fn connect_once_it_listens(path: &str, port: u32) -> (String, UnixStream) {
+    let limit = Instant::now() + PATIENCE;
+    loop {
+        let (answer, stream) = connect(path, port);
+        if !answer.is_empty() || Instant::now() > limit {
+            return (answer, stream);
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
 #[test]
 fn the_host_reaches_a_listener_in_the_guest() {
     let (guest, path) = guest(
@@ -41,7 +55,7 @@ fn the_host_reaches_a_listener_in_the_guest() {
     );
     let run = guest.start();
     run.wait_for("ready: yes");
-    let (answer, mut stream) = connect(&path, 1234);
+    let (answer, mut stream) = connect_once_it_listens(&path, 1234);
     assert!(answer.starts_with("OK "), "{answer:?}");
     stream.write_all(b"hello from the host\n").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
@@ -52,7 +66,7 @@ fn the_host_reaches_a_listener_in_the_guest() {
     let (answer, _) = connect(&path, 4321);
     assert_eq!(answer, "", "nobody listens there");
 
-    let (_, mut stream) = connect(&path, 99);
+    let (_, mut stream) = connect_once_it_listens(&path, 99);
     stream.write_all(b"done\n").unwrap();
     drop(stream);
     run.finish().succeeded();

@@ -74,7 +74,8 @@ fn output_that_nobody_reads_neither_holds_nor_grows_drupe() {
         let kib = line.unwrap().trim().trim_end_matches(" kB");
         assert!(kib.parse::<u64>().unwrap() < MAX_ANONYMOUS_KIB, "{kib} KiB");
         signal(&child, libc::SIGTERM);
-        assert_eq!(wait(&mut child).code(), Some(128 + libc::SIGTERM));
+        let status = wait(&mut child);
+        assert_eq!(status.code(), Some(128 + libc::SIGTERM), "{status}");
     }
 }
 
