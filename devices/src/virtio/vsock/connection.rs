@@ -223,13 +223,18 @@ impl Connection {
         self.state = State::Open;
         self.deadline = None;
         let line = format!("OK {}\n", self.key.local);
-        match sock::send(&self.out.stream, line.as_bytes()) {
-            Ok(n) if n == line.len() => Verdict::Keep,
-            // It may have left already, its message for the guest sent.
-            Err(e) if e.kind() != io::ErrorKind::WouldBlock => self.deafen(),
-            // The first line that it gets does not fit its buffer.
-            _ => Verdict::Reset,
+        let mut rest = line.as_bytes();
+        while !rest.is_empty() {
+            match sock::send(&self.out.stream, rest) {
+                Ok(n @ 1..) => rest = &rest[n..],
+                // The first line that it gets does not fit its buffer.
+                Ok(_) => return Verdict::Reset,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Verdict::Reset,
+                // It may have left already, its message for the guest sent.
+                Err(_) => return self.deafen(),
+            }
         }
+        Verdict::Keep
     }
 
     fn take_data(&mut self, header: &Header, mut payload: GuestBuffer) -> Verdict {
