@@ -80,6 +80,8 @@ const END_PATIENCE: Duration = Duration::from_secs(10);
 pub fn main(id: &str) -> ExitCode {
     // A clock that starts now.
     LazyLock::force(&START);
+    // It was started as /proc/self/exe, and would be called `exe` by ps and pgrep.
+    let _ = rustix::thread::set_name(c"drupe");
     logging::start_no_thread();
     logging::bound_file(MAX_LOG);
     let result = launch::take().and_then(|stream| run(stream, id));
