@@ -41,6 +41,26 @@ fn wait(child: &mut Child) -> ExitStatus {
     panic!("drupe does not end");
 }
 
+/// Waits until a signal is drupe's to handle: before, it ends it as it ends any
+/// program.
+fn wait_for_signals(child: &Child, signal: i32) {
+    let handled = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let sets = status.lines().filter_map(|line| {
+            let set = line
+                .strip_prefix("SigBlk:")
+                .or(line.strip_prefix("SigCgt:"))?;
+            u64::from_str_radix(set.trim(), 16).ok()
+        });
+        sets.fold(0, |all, set| all | set) & 1 << (signal - 1) != 0
+    };
+    let limit = Instant::now() + PATIENCE;
+    while !handled() {
+        assert!(Instant::now() < limit, "drupe handles no signals");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// A terminal: the end that nobody reads here, and the program's.
 fn terminal() -> (OwnedFd, OwnedFd) {
     let (mut a, mut b) = (0, 0);
@@ -68,6 +88,7 @@ fn output_that_nobody_reads_neither_holds_nor_grows_drupe() {
             .stdout(output)
             .spawn()
             .unwrap();
+        wait_for_signals(&child, libc::SIGTERM);
         thread::sleep(Duration::from_secs(5));
         let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
         let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"));
