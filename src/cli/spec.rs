@@ -15,13 +15,12 @@ use super::network::HostFlag;
 use super::ports::ExposeFlag;
 use super::process::{Pair, all_capabilities, capabilities, environment, map};
 use super::run::{Cgroups, SandboxArgs};
-use crate::sandbox::cgroups::Wanted;
 use crate::sandbox::id::Id;
 use crate::sandbox::log;
 use crate::sandbox::network::HOST_GATEWAY;
 use crate::sandbox::signals;
 use crate::sandbox::spec::{
-    self, Machine, Mount, Network, NetworkMode, Port, Process, Publish, Source, Spec,
+    self, CgroupWishes, Machine, Mount, Network, NetworkMode, Port, Process, Publish, Source, Spec,
 };
 use crate::sandbox::time::Time;
 use crate::sandbox::usernet;
@@ -90,9 +89,9 @@ pub fn spec(
         auto_remove: args.rm,
         confine: args.confine,
         limits: DeviceLimits::default(),
-        cgroup: Wanted {
+        cgroup: CgroupWishes {
             disabled: args.cgroups == Cgroups::Disabled,
-            ..Wanted::default()
+            ..CgroupWishes::default()
         },
         log: log_limits(&args.log_opt)?,
     };

@@ -40,34 +40,6 @@ const MONITOR_MEMORY: u64 = 128 << 20;
 /// And for each so many bytes of that memory one: page tables, and KVM's.
 const MEMORY_PER_TABLE: u64 = 128;
 
-/// What a sandbox's monitor may use of the host, as far as it is asked for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Wanted {
-    /// It has no group.
-    #[serde(default)]
-    pub disabled: bool,
-    /// See [`Limits`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpu_quota: Option<u64>,
-    /// See [`Limits`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpu_period: Option<u64>,
-    /// See [`Limits`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpu_shares: Option<u64>,
-    /// See [`Limits`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub blkio_weight: Option<u16>,
-}
-
-impl Wanted {
-    /// Something cannot be had without a group.
-    pub fn needs_group(&self) -> bool {
-        self.cpu_quota.is_some() || self.cpu_shares.is_some() || self.blkio_weight.is_some()
-    }
-}
-
 /// How it stands with a sandbox's group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -10,7 +10,6 @@ use protocol::{Rlimit, TmpfsTop};
 use serde::{Deserialize, Serialize};
 use vmm::config::ByteSize;
 
-use super::cgroups::Wanted;
 use super::log;
 use super::time::Time;
 
@@ -61,7 +60,7 @@ pub struct Spec {
     pub limits: DeviceLimits,
     /// How much of the host its monitor may use.
     #[serde(default)]
-    pub cgroup: Wanted,
+    pub cgroup: CgroupWishes,
     /// How much of its process's output is kept.
     #[serde(default)]
     pub log: log::Limits,
@@ -280,6 +279,34 @@ pub struct Publish {
     pub to: Port,
 }
 
+/// What a sandbox's monitor may use of the host, as far as it is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct CgroupWishes {
+    /// It has no group.
+    #[serde(default)]
+    pub disabled: bool,
+    /// Microseconds of processor time in a period.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_quota: Option<u64>,
+    /// That period, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_period: Option<u64>,
+    /// Its weight, as docker counts it: 1024 is what others have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_shares: Option<u64>,
+    /// Its weight at the disks, 10 to 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blkio_weight: Option<u16>,
+}
+
+impl CgroupWishes {
+    /// Something cannot be had without a group.
+    pub fn needs_group(&self) -> bool {
+        self.cpu_quota.is_some() || self.cpu_shares.is_some() || self.blkio_weight.is_some()
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -338,7 +365,7 @@ pub(crate) mod tests {
             auto_remove: false,
             confine: confine::Mode::On,
             limits: DeviceLimits::default(),
-            cgroup: Wanted::default(),
+            cgroup: CgroupWishes::default(),
             log: log::Limits::default(),
         }
     }
