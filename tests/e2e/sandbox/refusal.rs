@@ -1,5 +1,5 @@
 //! Bad input about images and sandboxes: one line, the right status, nothing
-//! lost and nothing left behind. What needs no machine is in `tests/cli.rs`.
+//! lost and nothing left behind. What needs no machine is in `tests/cli/`.
 
 use std::fs;
 use std::process::{Command, Stdio};
