@@ -6,23 +6,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-/// What root of a container may do: docker's default.
-pub const CAPABILITIES: [&str; 14] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FSETID",
-    "CAP_FOWNER",
-    "CAP_MKNOD",
-    "CAP_NET_RAW",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETFCAP",
-    "CAP_SETPCAP",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SYS_CHROOT",
-    "CAP_KILL",
-    "CAP_AUDIT_WRITE",
-];
+use crate::cli::process;
+
 const MASKED: [&str; 9] = [
     "/proc/asound",
     "/proc/acpi",
@@ -41,6 +26,11 @@ const READ_ONLY: [&str; 5] = [
     "/proc/sys",
     "/proc/sysrq-trigger",
 ];
+
+/// What root of a container may do: what root of a sandbox may.
+pub fn capabilities() -> Vec<String> {
+    process::capabilities(&[], &[])
+}
 
 /// The configuration. `user` is the user of the host that is root inside; none
 /// where that is root itself.
@@ -101,9 +91,8 @@ pub fn config(
     if let Some(seccomp) = seccomp {
         linux["seccomp"] = seccomp.clone();
     }
-    let capabilities = json!({
-        "bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES,
-    });
+    let all = capabilities();
+    let capabilities = json!({"bounding": all, "effective": all, "permitted": all});
     json!({
         "ociVersion": "1.0.0",
         "process": {

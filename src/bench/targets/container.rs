@@ -51,7 +51,7 @@ impl Container {
             root: work.tree(),
             bundles: work.path("bundles"),
             state: work.path("runtime"),
-            seccomp: seccomp::filter(&bundle::CAPABILITIES),
+            seccomp: seccomp::filter(&bundle::capabilities()),
             user,
             names: Vec::new(),
             made: 0,

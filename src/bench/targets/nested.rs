@@ -46,7 +46,7 @@ fn image(crun: &Path) -> Result<Vec<Entry>> {
         entries.push(entry);
     }
     let root = PathBuf::from("/").join(ROOT);
-    let filter = seccomp::filter(&bundle::CAPABILITIES);
+    let filter = seccomp::filter(&bundle::capabilities());
     let config = bundle::config(&root, &[COMMAND], None, filter.as_ref()).to_string();
     let (before, after) = config
         .split_once(&format!("\"{COMMAND}\""))

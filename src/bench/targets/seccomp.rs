@@ -13,21 +13,21 @@ const FILES: [&str; 2] = [
 ];
 
 /// The filter for root with these capabilities, where there is one.
-pub fn filter(capabilities: &[&str]) -> Option<Value> {
+pub fn filter(capabilities: &[String]) -> Option<Value> {
     let text = FILES
         .iter()
         .find_map(|path| fs::read_to_string(path).ok())?;
     convert(&serde_json::from_str(&text).ok()?, capabilities)
 }
 
-fn convert(profile: &Value, capabilities: &[&str]) -> Option<Value> {
+fn convert(profile: &Value, capabilities: &[String]) -> Option<Value> {
     let rule = |rule: &Value| {
         let words = |part: &str, what: &str| {
             let list = rule[part][what].as_array();
             let words = list.into_iter().flatten().filter_map(Value::as_str);
             words.map(str::to_owned).collect::<Vec<_>>()
         };
-        let has = |name: &String| capabilities.contains(&name.as_str());
+        let has = |name: &String| capabilities.contains(name);
         let this = |name: &String| ["amd64", "x32", "x86"].contains(&name.as_str());
         let (wanted, unwanted) = (words("includes", "caps"), words("excludes", "caps"));
         let (only, never) = (words("includes", "arches"), words("excludes", "arches"));
@@ -82,7 +82,7 @@ mod tests {
                 {"names": ["arch_prctl"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["amd64"]}},
             ],
         });
-        let filter = convert(&profile, &["CAP_SYS_CHROOT"]).unwrap();
+        let filter = convert(&profile, &["CAP_SYS_CHROOT".to_owned()]).unwrap();
         assert_eq!(filter["defaultErrnoRet"], 38);
         assert_eq!(
             filter["syscalls"],
