@@ -61,7 +61,7 @@ fn sent(device: &Device, report: &mut Report, name: &str, buffers: &[Buffer]) {
         None,
         name,
         outcome,
-        Expect::Is(outcome != Outcome::Silent),
+        Expect::Answer,
     );
 }
 

@@ -9,6 +9,8 @@ use crate::virtio::{Device, GUARD, GUARD_SIZE, GUARD_WORD, Outcome};
 pub enum Expect {
     /// The device has to ask for a reset.
     Reset,
+    /// It has to do something: use the buffers, or ask for a reset.
+    Answer,
     /// Whatever it does or leaves undone.
     Any,
     /// The driver has checked it itself.
@@ -64,6 +66,7 @@ impl Report {
         });
         let mut fine = match expect {
             Expect::Reset => outcome == Outcome::NeedsReset,
+            Expect::Answer => outcome != Outcome::Silent,
             Expect::Any => true,
             Expect::Is(fine) => fine,
         };

@@ -86,7 +86,7 @@ fn sent(device: &Device, report: &mut Report, name: &str, packet: Packet, room: 
         None,
         name,
         outcome,
-        Expect::Is(outcome != Outcome::Silent),
+        Expect::Answer,
     );
 }
 
@@ -189,7 +189,7 @@ pub fn attack(device: &Device, report: &mut Report) {
             None,
             "short-header",
             outcome,
-            Expect::Is(outcome != Outcome::Silent),
+            Expect::Answer,
         );
     }
     // More requests than there is room for their refusals.
