@@ -280,18 +280,14 @@ impl Group {
     /// Whose memory it was that something in it was killed for, if anything was.
     pub fn shortage(&self) -> Option<Shortage> {
         // What the kernel killed in it, and how often it met its own limit.
-        let (killed, limited) = match self.version {
-            Version::V1 => ("memory.oom_control", "memory.failcnt"),
-            Version::V2 => ("memory.events", "memory.events"),
+        let (killed, (limited, word)) = match self.version {
+            Version::V1 => ("memory.oom_control", ("memory.failcnt", "")),
+            Version::V2 => ("memory.events", ("memory.events", "oom ")),
         };
         if !self.counts(killed, "oom_kill ") {
             return None;
         }
-        let limited = match self.version {
-            Version::V1 => self.counts(limited, ""),
-            Version::V2 => self.counts(limited, "oom "),
-        };
-        match limited {
+        match self.counts(limited, word) {
             true => Some(Shortage::OwnLimit),
             false => Some(Shortage::Host),
         }

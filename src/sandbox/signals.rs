@@ -88,8 +88,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Blocks these signals in this thread and those that it will start. A
-    /// program that is started has them as before.
+    /// Blocks these signals in this thread, those that it will start, and the
+    /// programs that they start.
     ///
     /// # Errors
     /// The system call's.
