@@ -1,7 +1,7 @@
 //! Sandboxes, images and volumes, as far as no VM is needed.
 
 use super::{Command, Output, Stdio, error_line};
-use std::fs;
+use std::fs::{self, File};
 
 /// A directory for drupe's data, with which nothing else has to do.
 fn at_home(home: &std::path::Path, line: &str) -> Output {
@@ -138,6 +138,23 @@ fn bash_completes_names() {
     // Behind an option that takes a value there is none.
     assert!(!complete("run --name da").contains("data"));
     assert!(!complete("stop da").contains("data"));
+
+    // Bash parts words at colons, and puts what is completed behind the last.
+    let root = home.path().join("root.tar");
+    let mut tar = tar::Builder::new(File::create(&root).unwrap());
+    tar.append_dir("etc", home.path()).unwrap();
+    tar.finish().unwrap();
+    for name in ["web:1.0", "web:1.1", "localhost:5000/web:2"] {
+        let line = format!("import {} {name}", root.display());
+        assert_eq!(at_home(home.path(), &line).status.code(), Some(0));
+    }
+    assert_eq!(complete("run we"), "web:1.0\nweb:1.1\n");
+    assert_eq!(complete("run web :"), "1.0\n1.1\n");
+    assert_eq!(complete("run web : 1.0"), "1.0\n");
+    assert_eq!(complete("rmi localhost : 5000/w"), "5000/web:2\n");
+    assert_eq!(complete("rmi localhost : 5000/web :"), "2\n");
+    // A value with a colon is still an option's.
+    assert!(!complete("run -v /a : we").contains("web"));
 }
 
 #[test]

@@ -108,11 +108,21 @@ fn bash(text: String, named: &[Named]) -> String {
     let function = format!(
         r#"_drupe_with_names() {{
     _drupe "$@"
-    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} kind= valued=
+    local at=$COMP_CWORD cur=${{COMP_WORDS[COMP_CWORD]}} prev= kind= valued= name= done=
+    # Names of images have colons, at which bash may part words.
+    if [[ $COMP_WORDBREAKS == *:* ]]; then
+        while [[ $at -gt 2 && ( ${{COMP_WORDS[at]}} == : || ${{COMP_WORDS[at-1]}} == : ) ]]; do
+            at=$((at - 1)) cur=${{COMP_WORDS[at]}}$cur
+        done
+        done=${{cur%"${{cur##*:}}"}}
+    fi
+    prev=${{COMP_WORDS[at-1]}}
     case "${{COMP_WORDS[*]:1:2}} " in
 {cases}    esac
-    [[ -n $kind && $cur != -* && $COMP_CWORD -gt 1 && $valued != *" $prev "* ]] || return 0
-    COMPREPLY+=( $(compgen -W "$("${{COMP_WORDS[0]}}" {NAMES} $kind 2>/dev/null)" -- "$cur") )
+    [[ -n $kind && $cur != -* && $at -gt 1 && $valued != *" $prev "* ]] || return 0
+    for name in $(compgen -W "$("${{COMP_WORDS[0]}}" {NAMES} $kind 2>/dev/null)" -- "$cur"); do
+        COMPREPLY+=("${{name#"$done"}}")
+    done
 }}
 
 "#
