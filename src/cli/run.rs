@@ -1,6 +1,7 @@
 //! `drupe run` and `drupe create`.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{ArgAction, Args, ValueEnum};
 use confine::Mode;
@@ -10,6 +11,7 @@ use super::mounts::{LongFlag, TmpfsFlag, VolumeFlag};
 use super::network::{HostFlag, NetworkFlag};
 use super::ports::{ExposeFlag, PublishFlag};
 use super::process::{Capability, Pair, UlimitFlag};
+use crate::cgroup;
 use crate::sandbox::detach::DetachKeys;
 use crate::sandbox::signals;
 
@@ -159,9 +161,9 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "Process")]
     pub ulimit: Vec<UlimitFlag>,
 
-    /// Virtual CPUs
-    #[arg(long, value_name = "N", default_value = "1", value_parser = cpus, help_heading = "Machine")]
-    pub cpus: u8,
+    /// Virtual CPUs; 1.5 are two, with the time of one and a half
+    #[arg(long, value_name = "N", default_value = "1", help_heading = "Machine")]
+    pub cpus: Cpus,
     /// Memory, as 512M or 2G
     #[arg(
         short,
@@ -285,19 +287,30 @@ pub struct SandboxArgs {
     pub image: Vec<String>,
 }
 
-/// A machine has whole CPUs.
-fn cpus(text: &str) -> Result<u8, String> {
-    let whole = text.strip_suffix(".0").unwrap_or(text);
-    let most = vmm::config::MAX_CPUS;
-    match whole.parse() {
-        Ok(cpus) if (1..=most).contains(&cpus) => Ok(cpus),
-        _ if text
-            .parse::<f64>()
-            .is_ok_and(|n| n > 0.0 && n < f64::from(most)) =>
-        {
-            Err("a machine has whole CPUs: round it up".to_owned())
+/// Processors, as docker counts them: a part of one is a limit on time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cpus {
+    /// The machine's: the number, rounded up.
+    pub whole: u8,
+    /// Microseconds of processor time in a [`cgroup::DEFAULT_PERIOD`], when the
+    /// number is not whole.
+    pub quota: Option<u64>,
+}
+
+impl FromStr for Cpus {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const MOST: u8 = vmm::config::MAX_CPUS;
+        const PERIOD: f64 = cgroup::DEFAULT_PERIOD as f64;
+        // The kernel's least quota is a hundredth of the period.
+        match text.parse::<f64>() {
+            Ok(number) if (0.01..=f64::from(MOST)).contains(&number) => Ok(Cpus {
+                whole: number.ceil() as u8,
+                quota: (number.fract() != 0.0).then(|| (number * PERIOD).round() as u64),
+            }),
+            _ => Err(format!("give 0.01 to {MOST}")),
         }
-        _ => Err(format!("give 1 to {most}")),
     }
 }
 

@@ -95,9 +95,17 @@ pub fn spec(
         },
         log: log_limits(&args.log_opt)?,
     };
+    if let Some(quota) = args.cpus.quota {
+        if args.limits.cpu_quota.is_some() || args.limits.cpu_period.is_some() {
+            let why =
+                "a number that is not whole is a quota: leave out --cpu-quota and --cpu-period";
+            return Err(bad("--cpus", why));
+        }
+        spec.cgroup.cpu_quota = Some(quota);
+    }
     args.limits.apply(&mut spec);
     if spec.cgroup.disabled && spec.cgroup.needs_group() {
-        let why = "--cpu-quota, --cpu-shares and --blkio-weight need a cgroup";
+        let why = "--cpu-quota, parts of --cpus, --cpu-shares and --blkio-weight need a cgroup";
         return Err(bad("--cgroups=disabled", why));
     }
     Ok(spec)
@@ -204,12 +212,12 @@ fn process(
 
 fn machine(args: &SandboxArgs) -> Result<Machine, CliError> {
     let mut config = VmConfig::new("kernel");
-    config.cpus = args.cpus;
+    config.cpus = args.cpus.whole;
     // A machine has whole pages, and the number may be one of a container's.
     config.memory = whole_mib(args.memory);
     config.validate()?;
     Ok(Machine {
-        cpus: args.cpus,
+        cpus: args.cpus.whole,
         memory: config.memory,
         disk_size: args.disk_size,
         shm_size: args.shm_size,

@@ -179,14 +179,27 @@ fn every_option_about_the_machine() {
     assert!(spec.read_only && spec.privileged);
     assert_eq!(spec.hostname, "box");
     assert!(spec.process.env.contains(&"HOSTNAME=box".to_owned()));
-    assert_eq!(spec_of("--cpus 2.0 img").unwrap().machine.cpus, 2);
+    for (cpus, whole, quota) in [
+        ("2.0", 2, None),
+        ("1.5", 2, Some(150_000)),
+        (".25", 1, Some(25_000)),
+        ("31.99", 32, Some(3_199_000)),
+    ] {
+        let spec = spec_of(&format!("--cpus {cpus} img")).unwrap();
+        let seen = (spec.machine.cpus, spec.cgroup.cpu_quota);
+        assert_eq!(seen, (whole, quota), "{cpus}");
+    }
     for (memory, expected) in [("1.5g", 1536), ("0.1G", 103), ("500000000", 477)] {
         let spec = spec_of(&format!("-m {memory} img")).unwrap();
         assert_eq!(spec.machine.memory, ByteSize(expected << 20), "{memory}");
     }
     for (line, word) in [
-        ("--cpus 1.5 img", "whole"),
-        ("--cpus 0 img", "--cpus"),
+        ("--cpus 0 img", "give 0.01 to 32"),
+        ("--cpus 0.001 img", "give 0.01 to 32"),
+        ("--cpus NaN img", "give 0.01 to 32"),
+        ("--cpus 32.5 img", "give 0.01 to 32"),
+        ("--cpus 1.5 --cpu-quota 50000 img", "leave out --cpu-quota"),
+        ("--cpus 1.5 --cgroups disabled img", "need a cgroup"),
         ("--memory 5 img", "memory"),
         ("--disk-size 1M img", "--disk-size"),
         (

@@ -20,7 +20,7 @@ fn bad_input_about_sandboxes_leaves_nothing_behind() {
         ("run", 125, "IMAGE"),
         ("run --frobnicate image", 125, "--frobnicate"),
         ("run --name a/b image", 125, "'a/b'"),
-        ("run --cpus 0.5 image", 125, "whole"),
+        ("run --cpus 0.001 image", 125, "give 0.01 to 32"),
         ("run --pull never nonesuch", 125, "nonesuch"),
         (
             "run --pull never --cidfile /nonexistent/x nonesuch",
