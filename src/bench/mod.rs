@@ -71,6 +71,7 @@ pub fn run(plan: &Plan) -> Result<Results> {
         places: Vec::new(),
         runs: plan.runs,
         errors: work.path("errors"),
+        residents: Vec::new(),
     };
     for &name in &plan.targets {
         process::check()?;
@@ -88,6 +89,7 @@ pub fn run(plan: &Plan) -> Result<Results> {
     if bench.places.is_empty() {
         return Err(Error::Failed("no target is left to measure".into()));
     }
+    bench.residents = process::all(&[]);
     let mut suites = Vec::new();
     let mut result = Ok(());
     for &kind in &plan.suites {
@@ -101,6 +103,7 @@ pub fn run(plan: &Plan) -> Result<Results> {
         }
     }
     // Whatever happened, nothing is left behind.
+    bench.residents.clear();
     for at in 0..bench.places.len() {
         bench.end(at);
     }

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, wait};
 
 use super::error::{Context, Error, Result};
 use crate::sandbox::signals::Signals;
@@ -113,6 +113,9 @@ pub struct Ended {
     pub first: Option<Duration>,
     /// From the start to the end.
     pub time: Duration,
+    /// Processor time of its processes on this machine, in seconds: 0 until those
+    /// that outlive it have ended, too.
+    pub cpu: f64,
 }
 
 impl Run {
@@ -173,6 +176,7 @@ impl Run {
             status,
             first: self.first,
             time,
+            cpu: 0.0,
         })
     }
 
@@ -286,21 +290,23 @@ pub fn kill_all(except: &[u32]) {
     }
 }
 
-/// Waits until what runs has ended and was waited for; kills what does not end.
-pub fn reap_all() {
+/// Waits until what runs has ended and was waited for, without the processes given;
+/// kills what does not end.
+pub fn reap_all(except: &[u32]) {
     let end = Instant::now() + FAREWELL;
     loop {
-        match waitpid(None, WaitOptions::NOHANG) {
-            Ok(Some(_)) | Err(rustix::io::Errno::INTR) => continue,
-            Ok(None) => {}
-            // There is no child any more.
-            Err(_) => return,
+        // Who has ended by now is waited for below.
+        let left = all(except);
+        // Until there is no child that has ended, or none at all.
+        while let Ok(Some(_)) | Err(rustix::io::Errno::INTR) = wait(WaitOptions::NOHANG) {}
+        if left.is_empty() {
+            return;
         }
         if Instant::now() > end {
-            kill_all(&[]);
+            kill_all(except);
         }
         if Instant::now() > end + FAREWELL {
-            log::warn!("processes {:?} cannot be ended", all(&[]));
+            log::warn!("processes {left:?} cannot be ended");
             return;
         }
         thread::sleep(Duration::from_millis(1));

@@ -51,6 +51,14 @@ fn results<'a>(suite: &'a Value, figure: &str) -> Vec<(&'a str, usize)> {
     results.iter().map(result).collect()
 }
 
+fn median(suite: &Value, figure: &str, target: &str) -> f64 {
+    let figures = suite["figures"].as_array().unwrap();
+    let figure = figures.iter().find(|f| f["name"] == figure).unwrap();
+    let results = figure["results"].as_array().unwrap();
+    let result = results.iter().find(|r| r["target"] == target).unwrap();
+    result["median"].as_f64().unwrap()
+}
+
 /// One target is not installed, and one does not work: the others are measured.
 #[test]
 fn what_fails_hides_nothing() {
@@ -95,9 +103,13 @@ fn what_fails_hides_nothing() {
         let why = failures[0]["why"].as_str().unwrap();
         assert!(why.contains("crun: broken today"), "{why}");
     }
-    for figure in ["first", "exit", "first-cold", "exit-cold"] {
+    for figure in ["first", "exit", "cpu", "first-cold", "exit-cold"] {
         assert_eq!(results(start, figure), [("host", 2), ("vm", 2)]);
     }
+    // A machine has the processor for most of its time, and its monitor, which has
+    // the machine, outlives the program that was started.
+    let of_vm = |figure| median(start, figure, "vm");
+    assert!(of_vm("cpu") > of_vm("exit") / 4.0, "{text}");
     let table = &isolation["tables"][0];
     assert_eq!(table["columns"], serde_json::json!(["host", "vm"]));
     let answers = |name: &str| {

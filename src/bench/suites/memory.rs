@@ -65,7 +65,7 @@ fn once(bench: &mut Bench, at: usize) -> Result<Sample> {
         run.wait_first()?;
         runs.push(run);
         if n == 1 || n == SEVERAL {
-            let memory = process::memory(&process::all(&[]))?;
+            let memory = process::memory(&process::all(&bench.residents))?;
             let names = if n == 1 {
                 ["rss-1", "pss-1"]
             } else {

@@ -12,7 +12,8 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use super::error::{Error, Result};
+use super::children::Children;
+use super::error::{Context, Error, Result};
 use super::process::{self, Ended, Run};
 use super::results::{Failure, Suite};
 use super::targets::{Name, Size, Target};
@@ -52,6 +53,8 @@ pub struct Bench {
     pub runs: usize,
     /// Where runs' errors go.
     pub errors: PathBuf,
+    /// Processes that a target keeps between runs, as podman without root does.
+    pub residents: Vec<u32>,
 }
 
 impl Bench {
@@ -77,20 +80,27 @@ impl Bench {
     /// # Errors
     /// When it fails there, or hangs.
     pub fn run(&mut self, at: usize, args: &[&str], size: Size) -> Result<Ended> {
+        let used = || Children::now().context(|| "/proc/self/stat".into());
+        let before = used()?;
         let result = self.start(at, args, size).and_then(Run::wait);
         let result = result.and_then(|ended| self.places[at].target.ended(ended));
         if result.is_err() {
-            process::kill_all(&[]);
+            process::kill_all(&self.residents);
         }
-        process::reap_all();
+        process::reap_all(&self.residents);
+        // What takes things away is no part of the run.
+        let after = used()?;
         self.places[at].target.clean();
-        result
+        result.map(|ended| Ended {
+            cpu: (after.cpu_ms - before.cpu_ms) / 1e3,
+            ..ended
+        })
     }
 
     /// Ends everything that runs on a target.
     pub fn end(&mut self, at: usize) {
-        process::kill_all(&[]);
-        process::reap_all();
+        process::kill_all(&self.residents);
+        process::reap_all(&self.residents);
         self.places[at].target.clean();
     }
 }

@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use super::super::children::Children;
 use super::super::error::{Context, Error, Result};
 use super::super::method::{self, Quantity, Sample};
 use super::super::process;
@@ -33,7 +32,7 @@ const QUANTITIES: [Quantity; 3] = [
         title: "CPU time on the host",
         unit: "s",
         better: Less,
-        how: "User and system time of every process that the run had on this machine (getrusage of waited-for children). Same runs. Not of drupe's machines, whose monitor is not among these.",
+        how: "User and system time of every process that the run had on this machine, a guest's included, also of those that go on when the target's program has ended (getrusage of waited-for children). Same runs.",
     },
 ];
 const COLD_QUANTITIES: [Quantity; 2] = [
@@ -90,24 +89,18 @@ pub fn run(bench: &mut Bench, suite: &mut Suite) -> Result<()> {
 }
 
 fn once(bench: &mut Bench, at: usize) -> Result<Sample> {
-    let used = || Children::now().context(|| "/proc/self/stat".into());
-    let before = used()?;
     let ended = bench.run(at, &["first"], Size::default())?;
-    let after = used()?;
     let first = ended.first.ok_or_else(|| {
         Error::Failed(format!(
             "the workload's first line did not come: {}",
             ended.errors
         ))
     })?;
-    let mut sample = vec![
+    Ok(vec![
         ("first", first.as_secs_f64()),
         ("exit", ended.time.as_secs_f64()),
-    ];
-    if bench.places[at].target.counts_cpu() {
-        sample.push(("cpu", (after.cpu_ms - before.cpu_ms) / 1e3));
-    }
-    Ok(sample)
+        ("cpu", ended.cpu),
+    ])
 }
 
 fn drop_caches() -> Result<()> {

@@ -100,12 +100,6 @@ pub trait Target {
         ended.success()
     }
 
-    /// Whether all processes of a run are waited for by this one in the end, so
-    /// that their processor time is known.
-    fn counts_cpu(&self) -> bool {
-        true
-    }
-
     /// Takes away what runs have left that were killed.
     fn clean(&mut self) {}
 }

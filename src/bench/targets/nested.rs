@@ -104,11 +104,6 @@ impl Target for Nested {
         Ok(self.drupe.run(&["--privileged"], size, &args))
     }
 
-    /// The monitor's is missing from what children have used.
-    fn counts_cpu(&self) -> bool {
-        false
-    }
-
     fn clean(&mut self) {
         self.drupe.clean();
     }

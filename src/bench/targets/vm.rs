@@ -132,11 +132,6 @@ impl Target for Vm {
         Ok(self.0.run(&[], size, &args))
     }
 
-    /// The monitor's is missing from what children have used.
-    fn counts_cpu(&self) -> bool {
-        false
-    }
-
     fn clean(&mut self) {
         self.0.clean();
     }
