@@ -283,7 +283,8 @@ const NETWORK: &[Allow] = &[
     always(SYS_getsockname),
     always(SYS_getpeername),
     always(SYS_bind),
-    always(SYS_fcntl),
+    (SYS_fcntl, When::Is(1, libc::F_DUPFD_CLOEXEC as u64)),
+    (SYS_fcntl, When::Is(1, libc::F_SETFD as u64)),
     (SYS_ioctl, When::Is(1, libc::FIONBIO)),
     always(SYS_epoll_create1),
     always(SYS_timerfd_settime),
@@ -320,7 +321,13 @@ const CONTROL: &[Allow] = &[
     always(SYS_pipe2),
     always(SYS_eventfd2),
     always(SYS_dup),
-    always(SYS_fcntl),
+    // Copies, and locks of files. Not whatever there is: by F_SETOWN and F_SETSIG
+    // a descriptor sends any process of this user any signal.
+    (SYS_fcntl, When::Is(1, libc::F_DUPFD_CLOEXEC as u64)),
+    (SYS_fcntl, When::Is(1, libc::F_SETFD as u64)),
+    (SYS_fcntl, When::Is(1, libc::F_OFD_GETLK as u64)),
+    (SYS_fcntl, When::Is(1, libc::F_OFD_SETLK as u64)),
+    (SYS_fcntl, When::Is(1, libc::F_OFD_SETLKW as u64)),
     always(SYS_flock),
     (SYS_ioctl, When::Is(1, libc::FIONBIO)),
     // The TAP of a bridged sandbox goes with it.

@@ -209,6 +209,21 @@ pub const ATTEMPTS: &[Attempt] = &[
         arguments: &[Other, Other, Value(0)],
     },
     Attempt {
+        name: "fcntl(F_SETOWN, parent)",
+        number: libc::SYS_fcntl,
+        arguments: &[Value(0), Value(libc::F_SETOWN as i64), Other],
+    },
+    Attempt {
+        name: "fcntl(F_SETSIG)",
+        number: libc::SYS_fcntl,
+        arguments: &[
+            Value(0),
+            // F_SETSIG of linux/fcntl.h.
+            Value(10),
+            Value(libc::SIGKILL as i64),
+        ],
+    },
+    Attempt {
         name: "ptrace(parent)",
         number: libc::SYS_ptrace,
         arguments: &[Value(libc::PTRACE_SEIZE as i64), Other, Value(0), Value(0)],
