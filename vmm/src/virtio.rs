@@ -37,8 +37,11 @@ pub(crate) fn open_devices(
     for (n, spec) in config.nets.iter().enumerate() {
         devices.push(net::open(spec, n, &mut published).map_err(device)?);
     }
+    // Also without shares: a guest's streams and connections take descriptors, and
+    // the host's own programs need some to get in.
+    let files = limits::files_for_shares();
     if !config.shares.is_empty() {
-        let files = limits::files_for_shares() / config.shares.len();
+        let files = files / config.shares.len();
         for (n, spec) in config.shares.iter().enumerate() {
             devices.push(shared(Fs::open(spec, n, files).map_err(device)?));
         }

@@ -68,6 +68,18 @@ impl Clients {
         self.lock().push(client);
     }
 
+    /// Lets go of those that have left.
+    pub fn tidy(&self) {
+        self.lock()
+            .retain(|client| !client.gone.load(Ordering::Relaxed));
+    }
+
+    /// How many there are.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
     /// From now on, clients that do not read are left behind.
     pub fn hurry(&self) {
         self.hurry.store(true, Ordering::Relaxed);

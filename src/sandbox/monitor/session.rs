@@ -2,7 +2,7 @@
 //! the ways to end it. Knows nothing of machines: the agent is somebody behind a
 //! socket, and the machine a call that ends it.
 
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -22,6 +22,8 @@ const SIGNAL_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a process may take to die of `SIGKILL`: it may be in the middle of a
 /// write to a slow disk.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for descriptors before the next client.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How much of the process's output is read at once.
 const BUFFER: usize = 64 << 10;
 
@@ -208,7 +210,14 @@ impl Session {
     /// works.
     pub fn serve(self: Arc<Self>, listener: &UnixListener) {
         for stream in listener.incoming() {
-            let Ok(stream) = stream else { return };
+            let stream = match stream {
+                Ok(stream) => stream,
+                Err(e) if passes(&e) => {
+                    thread::sleep(ACCEPT_PAUSE);
+                    continue;
+                }
+                Err(e) => return ::log::error!("clients are not served any more: {e}"),
+            };
             let session = self.clone();
             let name = "client".to_owned();
             // Without a thread, the client finds its connection closed.
@@ -234,10 +243,19 @@ impl Session {
                 if reply(&mut stream, Ok(())).is_ok() {
                     self.clients.add(client.clone());
                     self.attached(stream, &attach, &client);
+                    self.clients.tidy();
                 }
                 return;
             }
-            Ok(Request::Wait) => return self.waiting(&mut stream),
+            Ok(Request::Wait) => {
+                if let Some(client) = self.waiting(&mut stream) {
+                    // It says no more: this is its end, and nothing is kept of it.
+                    let _ = stream.read(&mut [0]);
+                    client.leave();
+                    self.clients.tidy();
+                }
+                return;
+            }
             Ok(Request::Stop { signal, timeout }) => {
                 self.waiting(&mut stream);
                 let timeout = timeout.map(|seconds| Duration::from_secs(seconds.into()));
@@ -256,12 +274,11 @@ impl Session {
         let _ = reply(&mut stream, answer);
     }
 
-    fn waiting(&self, stream: &mut UnixStream) {
-        if let Ok(client) = Client::new(stream, false)
-            && reply(stream, Ok(())).is_ok()
-        {
-            self.clients.add(Arc::new(client));
-        }
+    fn waiting(&self, stream: &mut UnixStream) -> Option<Arc<Client>> {
+        let client = Arc::new(Client::new(stream, false).ok()?);
+        reply(stream, Ok(())).ok()?;
+        self.clients.add(client.clone());
+        Some(client)
     }
 
     /// Takes standard input from a client that has been added, until it leaves.
@@ -319,6 +336,22 @@ fn reply(stream: &mut UnixStream, answer: Result<(), Failure>) -> Result<(), Fra
         Err(failure) => Reply::Failed(failure),
     };
     Ok(Frame::json(FrameKind::Reply, &reply)?.write_to(stream)?)
+}
+
+/// Whether the next client may be accepted although this one was not: a guest can
+/// take all descriptors, and gives them back.
+fn passes(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOBUFS
+                | libc::ENOMEM
+                | libc::ECONNABORTED
+                | libc::EINTR
+        )
+    )
 }
 
 /// Something of drupe's own went wrong.

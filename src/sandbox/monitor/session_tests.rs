@@ -313,3 +313,30 @@ fn before_the_start_only_an_end_can_be_asked_for() {
     assert_eq!(failure.status, 127);
     drop(agent);
 }
+
+#[test]
+fn of_clients_that_have_left_nothing_is_kept() {
+    let setting = setting(Duration::ZERO);
+    for _ in 0..20 {
+        let mut waiter = setting.ask(&Request::Wait);
+        assert_eq!(control::reply(&mut waiter), Ok(Reply::Done));
+    }
+    drop(setting.attach());
+    let end = Instant::now() + Duration::from_secs(20);
+    while setting.session.clients.len() > 0 {
+        assert!(Instant::now() < end, "{}", setting.session.clients.len());
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_shortage_of_descriptors_does_not_end_the_service() {
+    for (code, goes_on) in [
+        (libc::EMFILE, true),
+        (libc::ENFILE, true),
+        (libc::EINVAL, false),
+        (libc::EBADF, false),
+    ] {
+        assert_eq!(passes(&io::Error::from_raw_os_error(code)), goes_on);
+    }
+}
