@@ -26,6 +26,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use process::close_inherited;
 pub use report::{Layer, Report, State};
 pub use root::{Access, Entry};
 pub use spawner::{Job, Spawner, spawn};

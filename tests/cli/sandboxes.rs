@@ -260,3 +260,30 @@ fn images_are_answered_for_without_a_vm() {
     assert_eq!(out("image prune"), "");
     assert_eq!(out("image prune -f"), "Total reclaimed space: 0B\n");
 }
+
+#[test]
+fn a_monitor_keeps_nothing_that_its_starter_had_open() {
+    use std::io::Read;
+    use std::os::fd::OwnedFd;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    let home = tempfile::tempdir().unwrap();
+    // Held open, so that the monitor waits to be told what to do.
+    let (_near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+    let (mut end, given) = std::io::pipe().unwrap();
+    let mut shell = Command::new("sh");
+    let script = r#"exec 3>&2 4>&2 2>/dev/null; exec "$0" sandbox-monitor "$1""#;
+    shell.args(["-c", script, env!("CARGO_BIN_EXE_drupe"), &"0".repeat(64)]);
+    shell.env("DRUPE_HOME", home.path()).stdin(Stdio::null());
+    shell.stdout(OwnedFd::from(far)).stderr(given);
+    let mut monitor = shell.spawn().unwrap();
+    // This side's copies.
+    drop(shell);
+    let (told, closed) = channel();
+    std::thread::spawn(move || told.send(end.read(&mut [0]).unwrap()));
+    assert_eq!(closed.recv_timeout(Duration::from_secs(60)), Ok(0));
+    assert!(monitor.try_wait().unwrap().is_none(), "it waits");
+    monitor.kill().unwrap();
+    monitor.wait().unwrap();
+}

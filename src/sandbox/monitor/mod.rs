@@ -78,6 +78,8 @@ const END_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Is the monitor of the sandbox `id`.
 pub fn main(id: &str) -> ExitCode {
+    // It lives long, and who started it may have had anything open.
+    confine::close_inherited();
     // A clock that starts now.
     LazyLock::force(&START);
     // It was started as /proc/self/exe, and would be called `exe` by ps and pgrep.
