@@ -567,6 +567,35 @@ mod tests {
     use crate::sandbox::spec::tests::spec;
 
     #[test]
+    fn a_volume_says_itself_that_it_was_made_for_one_sandbox() {
+        use crate::sandbox::spec::{Mount, Source};
+        use crate::sandbox::volumes::Volumes;
+        use vmm::config::ByteSize;
+
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = Volumes::new(dir.path());
+        let mut spec = spec("");
+        for (name, anonymous) in [("data", false), ("0123", true)] {
+            let size = ByteSize(64 << 20);
+            volumes
+                .create(name, size, Default::default(), anonymous)
+                .unwrap();
+            spec.mounts.push(Mount {
+                // Whatever the sandbox says.
+                source: Source::Volume {
+                    name: name.into(),
+                    anonymous: true,
+                    populate: false,
+                },
+                target: "/x".into(),
+                read_only: false,
+            });
+        }
+        monitor::remove_anonymous_volumes(dir.path(), &spec);
+        assert!(volumes.find("data").is_ok() && volumes.find("0123").is_err());
+    }
+
+    #[test]
     fn a_guest_that_does_not_come_up_is_explained_before_it_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::at(dir.path().to_owned());

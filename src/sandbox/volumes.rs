@@ -203,6 +203,9 @@ impl Volumes {
     pub fn remove(&self, volume: &Volume) -> Result<(), VolumeError> {
         let _lock = volume.lock(false)?;
         let gone = self.directory().join(format!(".gone-{}", volume.name));
+        // Of an earlier one of this name, whose removal did not come to its end: it
+        // would be in the way for ever.
+        let _ = fs::remove_dir_all(&gone);
         fs::rename(&volume.directory, &gone)
             .map_err(|e| io_error("remove", &volume.directory, e))?;
         fs::remove_dir_all(&gone).map_err(|e| io_error("remove", &gone, e))?;
@@ -304,6 +307,19 @@ mod tests {
         volumes.remove(&volume).unwrap();
         assert!(matches!(volumes.find("data"), Err(VolumeError::Unknown(_))));
         assert!(matches!(volume.lock(false), Err(VolumeError::Unknown(_))));
+    }
+
+    #[test]
+    fn a_removal_that_was_cut_off_is_not_in_the_way() {
+        let (_dir, volumes) = volumes();
+        let create = || volumes.create("data", SIZE, BTreeMap::new(), false);
+        let (volume, _) = create().unwrap();
+        // As a kill between the two steps leaves it.
+        fs::rename(&volume.directory, volumes.directory().join(".gone-data")).unwrap();
+        let (volume, new) = create().unwrap();
+        assert!(new);
+        volumes.remove(&volume).unwrap();
+        assert_eq!(fs::read_dir(volumes.directory()).unwrap().count(), 0);
     }
 
     #[test]

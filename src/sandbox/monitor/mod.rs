@@ -485,8 +485,11 @@ fn anonymous_volumes(home: &Path, spec: &Spec) -> Vec<Volume> {
         } => Some(name),
         _ => None,
     });
+    // The volume itself has to say so, too: what is removed is not for one file in
+    // the sandbox's directory to tell.
+    let of_one = |volume: &Volume| volume.description().is_ok_and(|found| found.anonymous);
     let found = anonymous.filter_map(|name| match volumes.find(name) {
-        Ok(volume) => Some(volume),
+        Ok(volume) => of_one(&volume).then_some(volume),
         Err(e) => {
             ::log::warn!("{e}");
             None
