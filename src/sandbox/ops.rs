@@ -357,7 +357,13 @@ fn terminate(
     if let Some(pid) = pid
         && !gone()
     {
-        // Its lock is held: the number is still its own.
+        // Its lock is held, so it lives; but the number is what it wrote itself.
+        if !is_monitor(pid, sandbox) {
+            let pid = pid.as_raw_nonzero();
+            return Err(format!(
+                "its state names process {pid}, which is not its monitor: that is left alone"
+            ));
+        }
         rustix::process::kill_process(pid, signal).map_err(|e| e.to_string())?;
     }
     let end = Instant::now() + patience;
@@ -368,6 +374,16 @@ fn terminate(
         thread::sleep(TICK);
     }
     Ok(())
+}
+
+/// Whether a process is the monitor of this sandbox, by the words that it was
+/// started with.
+fn is_monitor(pid: Pid, sandbox: &Sandbox) -> bool {
+    let path = format!("/proc/{}/cmdline", pid.as_raw_nonzero());
+    let words = std::fs::read(path).unwrap_or_default();
+    let mut words = words.split(|byte| *byte == 0).skip(1);
+    words.next() == Some(monitor::COMMAND.as_bytes())
+        && words.next() == Some(sandbox.id.as_str().as_bytes())
 }
 
 /// Waits until a sandbox does not run, and says what its process ended with.
@@ -593,6 +609,30 @@ mod tests {
         }
         monitor::remove_anonymous_volumes(dir.path(), &spec);
         assert!(volumes.find("data").is_ok() && volumes.find("0123").is_err());
+    }
+
+    #[test]
+    fn only_a_monitor_is_killed_in_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::at(dir.path().to_owned());
+        let sandbox = store.create(Id::random().unwrap(), spec(""), None).unwrap();
+        let _life = sandbox.lock_life().unwrap();
+        let start = |words: &[&str]| {
+            let mut shell = std::process::Command::new("sh");
+            let shell = shell.args(["-c", "read line", "sh"]).args(words);
+            shell.stdin(std::process::Stdio::piped()).spawn().unwrap()
+        };
+        let mut bystander = start(&[]);
+        let forged = State {
+            pid: Some(bystander.id()),
+            ..State::created()
+        };
+        let told = terminate(&sandbox, &forged, Signal::KILL, Duration::ZERO).unwrap_err();
+        assert!(told.contains("is not its monitor"), "{told}");
+        assert!(bystander.try_wait().unwrap().is_none());
+        bystander.kill().unwrap();
+        bystander.wait().unwrap();
+        assert!(!is_monitor(Pid::INIT, &sandbox));
     }
 
     #[test]
