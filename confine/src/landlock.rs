@@ -29,7 +29,11 @@ pub fn restrict(plan: &Plan, parts: &[Part]) -> Result<(), Failed> {
 
 fn rules(plan: &Plan, parts: &[Part]) -> Result<RulesetStatus, RulesetError> {
     let all = AccessFs::from_all(LATEST);
-    let write = all & !AccessFs::Execute & !AccessFs::IoctlDev;
+    let share = all & !AccessFs::Execute & !AccessFs::IoctlDev;
+    // Files, directories and sockets. A link would be followed by whoever of the
+    // host's opens what should be there, and a pipe would keep them waiting.
+    let odd = AccessFs::MakeSym | AccessFs::MakeFifo | AccessFs::MakeChar | AccessFs::MakeBlock;
+    let write = share & !odd;
     let read = BitFlags::from(AccessFs::ReadFile) | AccessFs::ReadDir;
     let directories = AccessFs::ReadDir | AccessFs::MakeDir | AccessFs::RemoveDir | AccessFs::Refer;
     let mut rules = Ruleset::default()
@@ -51,7 +55,7 @@ fn rules(plan: &Plan, parts: &[Part]) -> Result<RulesetStatus, RulesetError> {
     for fd in &plan.directories {
         // SAFETY: whoever made the plan has the descriptor open until this is over.
         let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
-        rules = rules.add_rule(PathBeneath::new(fd, write))?;
+        rules = rules.add_rule(PathBeneath::new(fd, share))?;
     }
     Ok(rules.restrict_self()?.ruleset)
 }

@@ -158,6 +158,7 @@ impl Writer {
             .append(true)
             .create(true)
             .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
             .open(path)?;
         Ok(Writer {
             directory: directory.to_owned(),

@@ -23,6 +23,8 @@ use crate::home;
 /// How the directory of a sandbox that is being made, or removed, begins: what a
 /// crash leaves of it is nobody's.
 const UNFINISHED: &str = ".";
+/// What a sandbox is, in its directory.
+const CONFIG: &str = "config.json";
 
 /// Where the sandboxes are.
 #[derive(Debug)]
@@ -80,18 +82,18 @@ impl Store {
             let names = self.names();
             let locked = names.lock()?;
             spec.name = locked.take(name, &id)?;
-            let dir = parent.join(id.as_str());
-            let result = write_json(&new.join("config.json"), &spec).and_then(|()| {
-                fs::rename(&new, &dir).map_err(|e| SandboxError::io("make", &dir, e))
-            });
+            let sandbox = self.sandbox(id.clone());
+            let result = write_json(&new.join(CONFIG), &spec)
+                .and_then(|()| sandbox.keep(&spec))
+                .and_then(|()| {
+                    fs::rename(&new, &sandbox.dir)
+                        .map_err(|e| SandboxError::io("make", &sandbox.dir, e))
+                });
             if result.is_err() {
+                sandbox.forget_kept();
                 locked.free(&spec.name, &id);
             }
-            result.map(|()| Sandbox {
-                id: id.clone(),
-                dir,
-                home: self.home.clone(),
-            })
+            result.map(|()| sandbox)
         })();
         if finished.is_err() {
             // Whatever stays is nobody's sandbox.
@@ -187,7 +189,11 @@ impl Sandbox {
     /// # Errors
     /// When the file cannot be read, or is of a newer drupe.
     pub fn spec(&self) -> Result<Spec, SandboxError> {
-        let path = self.path("config.json");
+        let kept = self.kept();
+        let path = match kept.exists() {
+            true => kept,
+            false => self.path(CONFIG),
+        };
         let value: serde_json::Value = read_json(self, &path)?;
         let found = value.get("version").and_then(serde_json::Value::as_u64);
         if let Some(found) = found.filter(|found| *found > VERSION.into()) {
@@ -208,7 +214,33 @@ impl Sandbox {
     /// # Errors
     /// The file's.
     pub fn write_spec(&self, spec: &Spec) -> Result<(), SandboxError> {
-        write_json(&self.path("config.json"), spec)
+        self.keep(spec)?;
+        write_json(&self.path(CONFIG), spec)
+    }
+
+    /// Where it stands a second time what it is: out of reach of its monitor. One
+    /// that has been taken over can write what it likes to the sandbox's directory,
+    /// and would have the host's files shared at the next start.
+    fn kept(&self) -> PathBuf {
+        self.home.join("configs").join(self.id.as_str())
+    }
+
+    /// One that is removed at its end is not started again: its monitor, which
+    /// removes it, could not remove this.
+    fn keep(&self, spec: &Spec) -> Result<(), SandboxError> {
+        if spec.auto_remove {
+            return Ok(());
+        }
+        let path = self.kept();
+        if let Some(directory) = path.parent() {
+            files::private_dir(directory).map_err(|e| SandboxError::io("make", directory, e))?;
+        }
+        write_json(&path, spec)
+    }
+
+    fn forget_kept(&self) {
+        // Most of the time there is one; a monitor sees none.
+        let _ = fs::remove_file(self.kept());
     }
 
     /// The name by which messages call it: its own if that can be read.
@@ -333,6 +365,7 @@ impl Sandbox {
             let locked = names.lock()?;
             let name = self.spec().map(|spec| spec.name);
             fs::rename(&self.dir, &gone).map_err(|e| SandboxError::io("remove", &self.dir, e))?;
+            self.forget_kept();
             if let Ok(name) = name {
                 locked.free(&name, &self.id);
             }
@@ -524,7 +557,7 @@ mod tests {
     fn newer_and_broken_files_are_refused() {
         let (_dir, store) = store();
         let sandbox = store.create(Id::random().unwrap(), spec(""), None).unwrap();
-        let path = sandbox.path("config.json");
+        let path = sandbox.kept();
         fs::write(&path, r#"{"version": 2, "new": 1}"#).unwrap();
         assert!(matches!(
             sandbox.spec(),
@@ -534,6 +567,45 @@ mod tests {
         assert!(matches!(sandbox.spec(), Err(SandboxError::Corrupt { .. })));
         assert_eq!(sandbox.label(), sandbox.id.short());
         sandbox.remove(&sandbox.lock_changes().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn what_a_sandbox_is_cannot_be_changed_from_its_own_directory() {
+        let (_dir, store) = store();
+        let sandbox = store
+            .create(Id::random().unwrap(), spec(""), Some("web"))
+            .unwrap();
+        let before = sandbox.spec().unwrap();
+        let forged = Spec {
+            name: "forged".into(),
+            confine: confine::Mode::Off,
+            ..before.clone()
+        };
+        write_json(&sandbox.path(CONFIG), &forged).unwrap();
+        assert_eq!(sandbox.spec().unwrap(), before);
+        sandbox.rename("db").unwrap();
+        assert_eq!(sandbox.spec().unwrap().name, "db");
+        // Of an earlier drupe.
+        fs::remove_file(sandbox.kept()).unwrap();
+        assert_eq!(sandbox.spec().unwrap().name, "db");
+        sandbox.rename("web").unwrap();
+        assert!(sandbox.kept().exists());
+        sandbox.remove(&sandbox.lock_changes().unwrap()).unwrap();
+        assert!(!sandbox.kept().exists());
+        let once = Spec {
+            auto_remove: true,
+            ..spec("")
+        };
+        let once = store.create(Id::random().unwrap(), once, None).unwrap();
+        assert!(!once.kept().exists() && once.spec().is_ok());
+        // A name that is taken.
+        store
+            .create(Id::random().unwrap(), spec(""), Some("web"))
+            .unwrap();
+        let failed = store.create(Id::random().unwrap(), spec(""), Some("web"));
+        assert!(failed.is_err());
+        let kept = fs::read_dir(store.home().join("configs")).unwrap();
+        assert_eq!(kept.count(), 1);
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub fn launch(sandbox: &Sandbox, attach: Attach) -> Result<Launched, SandboxErro
         .create(true)
         .append(true)
         .mode(0o600)
+        // Its monitor, should it have been taken over, could have put a link there.
+        .custom_flags(libc::O_NOFOLLOW)
         .open(sandbox.path(LOG))
         .and_then(|file| {
             // Each start begins it anew: it cannot grow for ever.

@@ -1,6 +1,6 @@
 //! The machine of a sandbox: its description, and the thread that runs it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -86,8 +86,10 @@ pub fn blueprint(
     let mut flush = false;
     if let Some(size) = spec.machine.disk_size {
         let path = PathBuf::from(SCRATCH_FILE);
-        if !path.exists() {
-            ext4::make(&path, size)?;
+        match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_file() => {}
+            Ok(_) => return Err(format!("{SCRATCH_FILE} is not a file").into()),
+            Err(_) => ext4::make(&path, size)?,
         }
         config.disks.push(DiskSpec {
             id: Some(SCRATCH.to_owned()),
@@ -263,6 +265,8 @@ fn poll(fds: &mut [PollFd<'_>], end: Instant) -> io::Result<usize> {
 fn console() -> ConsoleIo {
     let mut options = OpenOptions::new();
     let options = options.create(true).append(true).mode(0o600);
+    // No link that an earlier monitor left: what a guest says goes there.
+    let options = options.custom_flags(libc::O_NOFOLLOW);
     let file = options.open(CONSOLE).and_then(|file| {
         file.set_len(0)?;
         Ok::<File, io::Error>(file)
