@@ -42,6 +42,8 @@ struct Flow {
     key: Key,
     socket: UdpSocket,
     used: Instant,
+    /// When its timer is due.
+    armed: Instant,
     queued: bool,
 }
 
@@ -125,7 +127,7 @@ impl Ping {
         if self.flows.len() >= MAX_FLOWS {
             let oldest = self.flows.iter().min_by_key(|(_, flow)| flow.used);
             if let Some(id) = oldest.map(|(id, _)| *id) {
-                self.remove(id);
+                self.remove(cx, id);
             }
         }
         let id = cx.new_id();
@@ -139,6 +141,7 @@ impl Ping {
                     key,
                     socket,
                     used: cx.now,
+                    armed: cx.now + IDLE,
                     queued: false,
                 };
                 self.flows.insert(id, flow);
@@ -159,22 +162,24 @@ impl Ping {
         }
     }
 
-    fn remove(&mut self, id: u64) {
+    fn remove(&mut self, cx: &mut Context, id: u64) {
         if let Some(flow) = self.flows.remove(&id) {
+            cx.timers.remove(flow.armed, Token::Ping(id));
             self.by_key.remove(&flow.key);
         }
     }
 
     /// A flow's time has come: it ends unless it was used since.
     pub fn expired(&mut self, cx: &mut Context, id: u64) {
-        let Some(flow) = self.flows.get(&id) else {
+        let Some(flow) = self.flows.get_mut(&id) else {
             return;
         };
         let end = flow.used + IDLE;
         if end > cx.now {
+            flow.armed = end;
             cx.timers.add(end, Token::Ping(id));
         } else {
-            self.remove(id);
+            self.remove(cx, id);
         }
     }
 

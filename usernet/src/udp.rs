@@ -51,6 +51,8 @@ struct Flow {
     key: Key,
     way: Way,
     used: Instant,
+    /// When its timer is due.
+    armed: Instant,
     answered: bool,
     /// It is on the list of those with something to do.
     queued: bool,
@@ -177,7 +179,7 @@ impl Udp {
             }
             Verdict::Ignored => return None,
         };
-        self.make_room();
+        self.make_room(cx);
         let id = cx.new_id();
         let opened = crate::sockets::connect_udp(to).and_then(|socket| {
             cx.poll.watch(&socket, Token::Udp(id))?;
@@ -206,6 +208,7 @@ impl Udp {
             key,
             way,
             used: cx.now,
+            armed: cx.now + IDLE_UNANSWERED,
             answered: false,
             queued: false,
             last: Vec::new(),
@@ -215,22 +218,24 @@ impl Udp {
         cx.timers.add(cx.now + IDLE_UNANSWERED, Token::Udp(id));
     }
 
-    fn make_room(&mut self) {
+    fn make_room(&mut self, cx: &mut Context) {
         if self.flows.len() < MAX_FLOWS {
             return;
         }
         let oldest = self.flows.iter().min_by_key(|(_, flow)| flow.used);
         if let Some(id) = oldest.map(|(id, _)| *id) {
-            self.remove(id);
-            // Its timer finds nothing.
+            self.remove(cx, id);
             crate::limit::warn(&format!(
                 "more than {MAX_FLOWS} UDP flows: the oldest ended"
             ));
         }
     }
 
-    fn remove(&mut self, id: u64) {
+    fn remove(&mut self, cx: &mut Context, id: u64) {
         if let Some(flow) = self.flows.remove(&id) {
+            // One that is left behind costs memory until it is due, and a guest opens
+            // flows faster than that.
+            cx.timers.remove(flow.armed, Token::Udp(id));
             self.by_key.remove(&flow.key);
             if let Way::In { listener, peer } = flow.way {
                 self.by_peer.remove(&(listener, peer));
@@ -240,15 +245,16 @@ impl Udp {
 
     /// A flow's time has come: it ends unless it was used since.
     pub fn expired(&mut self, cx: &mut Context, id: u64) {
-        let Some(flow) = self.flows.get(&id) else {
+        let Some(flow) = self.flows.get_mut(&id) else {
             return;
         };
         let idle = if flow.answered { IDLE } else { IDLE_UNANSWERED };
         let end = flow.used + idle;
         if end > cx.now {
+            flow.armed = end;
             cx.timers.add(end, Token::Udp(id));
         } else {
-            self.remove(id);
+            self.remove(cx, id);
         }
     }
 
@@ -340,7 +346,7 @@ impl Udp {
         let id = match self.by_peer.get(&(listener, peer)) {
             Some(id) => *id,
             None => {
-                self.make_room();
+                self.make_room(cx);
                 let key = self.free_key(cx, guest_port)?;
                 let id = cx.new_id();
                 self.insert(cx, id, key, Way::In { listener, peer });
@@ -366,5 +372,36 @@ impl Udp {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::link::{Offload, link};
+    use crate::packet::Framer;
+    use smoltcp::wire::EthernetAddress;
+
+    #[test]
+    fn flows_that_made_room_leave_no_timer() {
+        let (_card, end) = link().unwrap();
+        let framer = Framer {
+            gateway: EthernetAddress([2, 0, 0, 0, 0, 1]),
+            guest: EthernetAddress([2, 0, 0, 0, 0, 2]),
+            offload: Offload::default(),
+        };
+        let mut cx = Context::new(&Config::default(), 1500, framer, end).unwrap();
+        let mut udp = Udp::new();
+        for n in 0..3 * MAX_FLOWS {
+            let peer = SocketAddr::from(([192, 0, 2, 1], n as u16 + 1));
+            assert!(udp.inward(&mut cx, 1, peer, 80).is_some());
+        }
+        assert_eq!(udp.flows.len(), MAX_FLOWS);
+        let mut timers = 0;
+        while cx.timers.expired(cx.now + 2 * IDLE).is_some() {
+            timers += 1;
+        }
+        assert_eq!(timers, MAX_FLOWS);
     }
 }
