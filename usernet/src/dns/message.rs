@@ -54,11 +54,30 @@ pub fn query(message: &[u8]) -> Result<Query, Option<Rcode>> {
     }
     let bad = |_| Some(Rcode::FormErr);
     let (rest, question) = DnsQuestion::parse(packet.payload()).map_err(bad)?;
+    // Nothing stands before it that it could point back to. A pointer into the
+    // header would lead elsewhere once the number there is another.
+    if !is_written_out(question.name) {
+        return Err(Some(Rcode::FormErr));
+    }
     Ok(Query {
         id: packet.transaction_id(),
         name: name(&packet, question.name).ok_or(Some(Rcode::FormErr))?,
         question: HEADER..message.len() - rest.len(),
     })
+}
+
+/// True for a name without pointers.
+fn is_written_out(mut name: &[u8]) -> bool {
+    const LONGEST: u8 = 63;
+    loop {
+        match name.split_first() {
+            Some((0, rest)) => return rest.is_empty(),
+            Some((&len, rest)) if len <= LONGEST => {
+                name = rest.get(usize::from(len)..).unwrap_or_default();
+            }
+            _ => return false,
+        }
+    }
 }
 
 fn name(packet: &DnsPacket<&[u8]>, bytes: &[u8]) -> Option<Name> {
@@ -214,6 +233,29 @@ mod tests {
             }),
             Err(Some(Rcode::FormErr))
         );
+    }
+
+    #[test]
+    fn a_question_points_nowhere() {
+        // Its first label begins in the number, which is not the one that goes out:
+        // another length, and the name is another.
+        let mut message = vec![17, b'x', 1, 0, 0, 1, 0, 0, 0, 0, 0, 1];
+        message.extend([0xc0, 0, 0, 1, 0, 1]);
+        message.extend(b"\x07allowed\x03org\x00");
+        let packet = DnsPacket::new_checked(&message[..]).unwrap();
+        let found = name(&packet, &message[HEADER..HEADER + 2]).unwrap();
+        assert!(found.as_str().ends_with("?.allowed.org"), "{found}");
+        assert_eq!(query(&message), Err(Some(Rcode::FormErr)));
+        for (name, plain) in [
+            (&b"\x01a\x00"[..], true),
+            (b"\x00", true),
+            (b"\x01a\xc0\x0c", false),
+            (b"\x01a", false),
+            (b"\x3fa\x00", false),
+            (b"", false),
+        ] {
+            assert_eq!(is_written_out(name), plain, "{name:?}");
+        }
     }
 
     proptest! {
