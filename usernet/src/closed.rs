@@ -5,9 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Metadata services of clouds outside the link-local blocks: they hand out
 /// credentials to whoever runs on the machine.
-const METADATA: [IpAddr; 4] = [
+const METADATA: [IpAddr; 7] = [
     // Amazon EC2.
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    // The credentials of a pod of Amazon EKS.
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
+    // Google Compute Engine.
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    // Scaleway.
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)),
     // Azure.
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     // Alibaba Cloud.
@@ -64,17 +70,19 @@ fn closed6(addr: Ipv6Addr) -> Option<Closed> {
         // Mapped and compatible addresses, `::` and `::1` among them: a socket
         // would leave by IPv4. No packet has one.
         [0, 0, 0, 0, 0, 0 | 0xffff, ..] => Some(Closed::Loopback),
-        // Translated (RFC 6052, RFC 8215) or tunnelled (RFC 3056): as what is inside.
-        [0x64, 0xff9b, 0 | 1, .., high, low] => inside(high, low),
-        [0x2002, high, low, ..] => inside(high, low),
-        _ => None,
+        // As what is inside.
+        _ => closed(inside(addr)?.into()),
     }
 }
 
-fn inside(high: u16, low: u16) -> Option<Closed> {
-    let [a, b] = high.to_be_bytes();
-    let [c, d] = low.to_be_bytes();
-    closed(Ipv4Addr::new(a, b, c, d).into())
+/// The IPv4 address that an IPv6 one stands for on a host with a way there:
+/// translated (RFC 6052, RFC 8215) or tunnelled (RFC 3056).
+pub fn inside(addr: Ipv6Addr) -> Option<Ipv4Addr> {
+    let (high, low) = match addr.segments() {
+        [0x64, 0xff9b, 0 | 1, .., high, low] | [0x2002, high, low, ..] => (high, low),
+        _ => return None,
+    };
+    Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)))
 }
 
 #[cfg(test)]
@@ -108,6 +116,9 @@ mod tests {
             ("febf::1", Some(Metadata)),
             ("fec0::1", Some(Metadata)),
             ("fd00:ec2::254", Some(Metadata)),
+            ("fd00:ec2::23", Some(Metadata)),
+            ("fd20:ce::254", Some(Metadata)),
+            ("fd00:42::42", Some(Metadata)),
             ("ff02::1", Some(NotUnicast)),
             ("10.0.0.1", None),
             ("192.168.1.1", None),

@@ -120,7 +120,12 @@ impl Policy {
             rule.is_about(to.protocol, to.port)
                 && match &rule.target {
                     Target::Any => true,
-                    Target::Net(net) => net.contains(&to.addr),
+                    Target::Net(net) => {
+                        net.contains(&to.addr)
+                            // What is denied is so by each of its spellings.
+                            || rule.action == Action::Deny
+                                && inside(to.addr).is_some_and(|addr| net.contains(&addr))
+                    }
                     Target::Name(pattern) => named(to.addr, pattern),
                 }
         });
@@ -148,6 +153,14 @@ impl Policy {
         self.rules
             .iter()
             .any(|rule| matches!(rule.target, Target::Name(_)))
+    }
+}
+
+/// The IPv4 address that an IPv6 one stands for.
+fn inside(addr: IpAddr) -> Option<IpAddr> {
+    match addr {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(addr) => crate::closed::inside(addr).map(IpAddr::from),
     }
 }
 

@@ -155,6 +155,27 @@ fn what_may_be_looked_up() {
 }
 
 #[test]
+fn what_is_denied_is_so_by_each_spelling() {
+    use Protocol::Tcp;
+    for (policy, addr, expected) in [
+        ("deny:192.0.2.0/24", "64:ff9b::192.0.2.1", false),
+        ("deny:192.0.2.0/24", "64:ff9b::192.0.3.1", true),
+        ("deny:192.0.2.0/24", "64:ff9b:1::192.0.2.1", false),
+        ("deny:192.0.2.0/24", "2002:c000:0201::1", false),
+        ("deny:192.0.2.0/24", "2001:db8::c000:201", true),
+        ("deny:[64:ff9b::/96]", "64:ff9b::192.0.2.1", false),
+        // What is behind a translator is not what was allowed.
+        ("allow:192.0.2.0/24", "64:ff9b::192.0.2.1", false),
+    ] {
+        assert_eq!(
+            allows(policy, addr, 443, Tcp, &[]),
+            expected,
+            "{policy} {addr}"
+        );
+    }
+}
+
+#[test]
 fn bad_policies_name_the_part() {
     for (text, message) in [
         (
