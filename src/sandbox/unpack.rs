@@ -2,6 +2,7 @@
 //! walked from the destination on, a directory at a time and through no link, so
 //! that nothing outside of it can be reached, whatever the archive says.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -59,7 +60,7 @@ pub fn unpack(from: impl Read, directory: OwnedFd, options: &Options) -> Result<
     let mut unpacker = Unpacker {
         root: directory,
         options,
-        directories: Vec::new(),
+        directories: BTreeMap::new(),
     };
     let mut reader = TarReader::new(from);
     while let Some(entry) = reader.next_entry()? {
@@ -71,8 +72,9 @@ pub fn unpack(from: impl Read, directory: OwnedFd, options: &Options) -> Result<
 struct Unpacker<'a> {
     root: OwnedFd,
     options: &'a Options,
-    /// Directories get their permissions and times when all is in them.
-    directories: Vec<(Vec<OsString>, Entry)>,
+    /// Directories get their permissions and times when all is in them. One that an
+    /// archive says again and again is here once.
+    directories: BTreeMap<Vec<OsString>, Entry>,
 }
 
 impl Unpacker<'_> {
@@ -92,7 +94,14 @@ impl Unpacker<'_> {
                     }
                     made => made.map_err(failed)?,
                 }
-                self.directories.push((path, entry.clone()));
+                let entry = Entry {
+                    path: Vec::new(),
+                    kind: Kind::Directory,
+                    xattrs: Vec::new(),
+                    sparse: None,
+                    ..*entry
+                };
+                self.directories.insert(path, entry);
                 return Ok(());
             }
             Kind::File => {
@@ -188,7 +197,7 @@ impl Unpacker<'_> {
 
     fn finish(mut self) -> Result<(), UnpackError> {
         // The innermost first: those above may not let anybody in any more.
-        while let Some((path, entry)) = self.directories.pop() {
+        while let Some((path, entry)) = self.directories.pop_last() {
             let Some((name, above)) = path.split_last() else {
                 continue;
             };
@@ -359,6 +368,36 @@ mod tests {
         run(dir.path(), tar.into_inner().unwrap(), None).unwrap();
         assert_eq!(fs::read(dir.path().join("a")).unwrap(), b"new");
         assert_eq!(fs::read(dir.path().join("sub/b")).unwrap(), b"b");
+    }
+
+    #[test]
+    fn a_directory_that_is_said_again_is_kept_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::default();
+        let mut unpacker = Unpacker {
+            root: File::open(dir.path()).unwrap().into(),
+            options: &options,
+            directories: BTreeMap::new(),
+        };
+        let mut tar = Builder::new(Vec::new());
+        for mode in [0o700, 0o750, 0o755] {
+            raw(&mut tar, "a/b/", header(EntryType::Directory, 0, mode), b"");
+            raw(&mut tar, "a/", header(EntryType::Directory, 0, 0o555), b"");
+        }
+        let archive = tar.into_inner().unwrap();
+        let mut reader = TarReader::new(&archive[..]);
+        while let Some(entry) = reader.next_entry().unwrap() {
+            unpacker.entry(&entry, &mut reader).unwrap();
+        }
+        assert_eq!(unpacker.directories.len(), 2);
+        unpacker.finish().unwrap();
+        let mode = |name: &str| {
+            let metadata = fs::metadata(dir.path().join(name)).unwrap();
+            metadata.permissions().mode() & 0o777
+        };
+        // The last word counts.
+        assert_eq!((mode("a"), mode("a/b")), (0o555, 0o755));
+        fs::set_permissions(dir.path().join("a"), fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     #[test]

@@ -19,6 +19,9 @@ pub use sparse::Segment;
 /// The longest extended header (PAX, GNU long name), in bytes. Each holds at
 /// most a path, a link target and some extended attributes of 64 KiB.
 const MAX_EXTENDED_HEADER: u64 = 1 << 20;
+/// The most bytes of all extended headers of one entry: what they say is kept until
+/// the entry comes.
+const MAX_EXTENDED_HEADERS: u64 = 4 << 20;
 
 /// What is wrong with a tar stream.
 #[derive(Debug, Error)]
@@ -153,10 +156,20 @@ impl<R: Read> TarReader<R> {
         self.skip(self.data_left + self.padding)?;
         (self.data_left, self.padding) = (0, 0);
         let mut extensions = Extensions::default();
+        let mut extended = 0;
         loop {
             let Some(header) = self.read_header()? else {
                 return Ok(None);
             };
+            if extended > MAX_EXTENDED_HEADERS {
+                let what = format!("over {MAX_EXTENDED_HEADERS} bytes of extended headers");
+                return Err(TarError::malformed(&header.path(), what));
+            }
+            if matches!(header.type_flag(), b'x' | b'X' | b'g' | b'L' | b'K' | b'V') {
+                // What it says is checked where it is read.
+                let size = number::<u64>(header.size()).unwrap_or_default();
+                extended = (BLOCK as u64 + size).saturating_add(extended);
+            }
             match header.type_flag() {
                 b'x' | b'X' => extensions.add_pax(&self.extended(&header)?)?,
                 // Defaults for all entries: container tools leave them out, too.

@@ -220,6 +220,16 @@ fn what_is_no_archive_is_refused() {
     header.set_size(1 << 40);
     header.set_cksum();
     assert!(entries(header.as_bytes()).is_err());
+    // All of one entry together have one, too: what they say is kept.
+    let many = |count| {
+        let mut tar = TarBuilder::new();
+        for _ in 0..count {
+            tar.pax(&[("comment", &[b'x'; 1_000_000])]);
+        }
+        tar.file("a", b"").finish()
+    };
+    assert_eq!(entries(&many(4)).unwrap().len(), 1);
+    assert!(entries(&many(6)).is_err());
     // Something unknown is not passed over.
     let mut odd = Header::new_gnu();
     odd.set_entry_type(EntryType::new(b'Z'));
