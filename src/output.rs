@@ -67,6 +67,23 @@ pub fn one_line(text: &str) -> String {
     line
 }
 
+/// JSON with the characters escaped in it that a terminal acts upon: its own
+/// escapes leave those above ASCII as they are.
+pub fn json_for_terminal(json: &str) -> String {
+    let mut safe = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\n' => safe.push(c),
+            c if c.is_control() || turns_text(c) => {
+                // All of them stand in strings, and fit into four digits.
+                let _ = write!(safe, "\\u{:04x}", u32::from(c));
+            }
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
 /// Characters that make a terminal show others in another order, or on another
 /// line: what is printed would not be what is read.
 fn turns_text(c: char) -> bool {
@@ -82,6 +99,11 @@ mod tests {
         assert_eq!(one_line("a\nb\r\x07é\n"), "a\\nb\\r\\u{7}é");
         assert_eq!(one_line("\u{9b}2J"), "\\u{9b}2J");
         assert_eq!(one_line("a\u{202e}b"), "a\\u{202e}b");
+        let json = serde_json::to_string_pretty(&["\u{9b}2J\u{7f}\u{202e}é\n"]).unwrap();
+        let safe = json_for_terminal(&json);
+        assert_eq!(safe, "[\n  \"\\u009b2J\\u007f\\u202eé\\n\"\n]");
+        let again: [String; 1] = serde_json::from_str(&safe).unwrap();
+        assert_eq!(again, ["\u{9b}2J\u{7f}\u{202e}é\n"]);
         let long = message(&"\u{7}".repeat(100_000));
         assert_eq!(long.chars().count(), MAX_MESSAGE + 1);
         assert!(long.starts_with("\\u{7}"));

@@ -244,5 +244,6 @@ fn confirmed(question: &str) -> Result<bool, Failure> {
 }
 
 fn json(value: &Value) -> Result<String, Failure> {
-    serde_json::to_string_pretty(value).map_err(Failure::runtime)
+    let text = serde_json::to_string_pretty(value).map_err(Failure::runtime)?;
+    Ok(output::json_for_terminal(&text))
 }

@@ -102,7 +102,10 @@ fn passes(filters: &[Pair], event: &Event) -> bool {
 fn show(event: &Event, format: Format) -> Result<bool, Failure> {
     use std::io::Write;
     let line = match format {
-        Format::Json => serde_json::to_string(event).map_err(Failure::runtime)?,
+        Format::Json => {
+            let text = serde_json::to_string(event).map_err(Failure::runtime)?;
+            crate::output::json_for_terminal(&text)
+        }
         Format::Text => text(event),
     };
     match writeln!(std::io::stdout(), "{line}") {

@@ -40,7 +40,7 @@ pub fn table<const N: usize>(
 /// Standard output's.
 pub fn json(value: &impl Serialize) -> Result<Exit, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(Failure::runtime)?;
-    print(&(text + "\n"))
+    print(&(output::json_for_terminal(&text) + "\n"))
 }
 
 /// Text of at most `length` characters.
