@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 use std::thread::{Builder, JoinHandle};
 
-use confine::{Confined, Entry, Job, Mode, Plan, Report, Role, Spawner};
+use confine::{Access, Confined, Entry, Job, Mode, Plan, Report, Role, Spawner};
 use devices::threads::{self, Threads};
 use thiserror::Error;
 use vmm::Machine;
@@ -56,7 +56,12 @@ pub fn enter(
     {
         tell_of_what_stays(&vsock.path);
     }
-    plan.directories = machine.directories();
+    let directories = machine.directories().into_iter();
+    let directories = directories.map(|directory| match directory.readonly {
+        true => (directory.fd, Access::Read),
+        false => (directory.fd, Access::Write),
+    });
+    plan.directories = directories.collect();
     let Confined { report, spawner } = confine::enter(&plan)?;
     if let Some(spawner) = spawner {
         machine

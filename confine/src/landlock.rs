@@ -52,10 +52,14 @@ fn rules(plan: &Plan, parts: &[Part]) -> Result<RulesetStatus, RulesetError> {
         };
         rules = rules.add_rule(PathBeneath::new(&part.fd, access))?;
     }
-    for fd in &plan.directories {
+    for (fd, access) in &plan.directories {
         // SAFETY: whoever made the plan has the descriptor open until this is over.
         let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
-        rules = rules.add_rule(PathBeneath::new(fd, share))?;
+        let access = match access {
+            Access::Read => read,
+            _ => share,
+        };
+        rules = rules.add_rule(PathBeneath::new(fd, access))?;
     }
     Ok(rules.restrict_self()?.ruleset)
 }

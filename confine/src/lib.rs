@@ -163,8 +163,9 @@ pub struct Plan {
     /// Links in the empty root: where, and to what.
     pub links: Vec<(PathBuf, PathBuf)>,
     /// Directories that it has open, and names below which it will go on to use.
-    /// Each descriptor gets a mount of its own, from which no `..` leads out.
-    pub directories: Vec<RawFd>,
+    /// Each descriptor gets a mount of its own, from which no `..` leads out, and
+    /// through which nothing is changed if it is to be read.
+    pub directories: Vec<(RawFd, Access)>,
     /// The roles of threads that start later, beside [`Role::Log`]. With
     /// [`Role::Network`] these open sockets on the host's network.
     pub late: Vec<Role>,

@@ -154,8 +154,8 @@ pub fn enter(plan: &Plan) -> Result<Vec<Part>, Failed> {
             }
         }
     }
-    for fd in &plan.directories {
-        isolate(*fd)?;
+    for (fd, access) in &plan.directories {
+        isolate(*fd, *access)?;
     }
     let new = tmpfs().map_err(failed("make an empty root"))?;
     move_mount(
@@ -195,19 +195,25 @@ fn clone(dir: BorrowedFd<'_>, path: &Path, access: Access) -> Result<OwnedFd, Er
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE;
     let fd = open_tree(dir, path, flags)?;
+    harden(&fd, access)?;
+    Ok(fd)
+}
+
+/// No mount gives programs privileges, or devices away; and what is to be read
+/// cannot be written to through it.
+fn harden(mount: &OwnedFd, access: Access) -> Result<(), Errno> {
     let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     if access == Access::Read {
         attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
     }
-    set_attributes(fd.as_fd(), attributes, true)?;
-    Ok(fd)
+    set_attributes(mount.as_fd(), attributes, true)
 }
 
 /// Puts a mount of its own behind a descriptor of a directory: what is above it
 /// cannot be reached through it any more.
-fn isolate(fd: RawFd) -> Result<(), Failed> {
+fn isolate(fd: RawFd, access: Access) -> Result<(), Failed> {
     let link = format!("/proc/self/fd/{fd}");
     let failed = |e: Errno| Failed::new("take an open directory along", e);
     let path = rustix::fs::readlink(&link, Vec::new()).map_err(failed)?;
@@ -216,6 +222,7 @@ fn isolate(fd: RawFd) -> Result<(), Failed> {
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE;
     let new = open_tree(CWD, path, flags).map_err(failed)?;
+    harden(&new, access).map_err(failed)?;
     // SAFETY: whoever made the plan has the descriptor open until this is over.
     let old = unsafe { BorrowedFd::borrow_raw(fd) };
     let key = |fd: BorrowedFd<'_>| fstat(fd).map(|s| (s.st_dev, s.st_ino));

@@ -153,6 +153,52 @@ fn attempt(role: Role, attempt: impl Fn() -> i64 + Send + 'static) -> End {
     }
 }
 
+/// What a share's worker can do below a directory that it has open: make a file
+/// there, and its error.
+fn file_below(access: confine::Access) -> Option<i32> {
+    use std::os::fd::AsRawFd;
+    let directory = std::env::temp_dir().join(format!("attack-{}", std::process::id()));
+    let made = std::fs::create_dir(&directory).and_then(|()| File::open(&directory));
+    let opened = made.unwrap_or_else(|e| quit(&e.to_string()));
+    flush();
+    // SAFETY: this process has one thread.
+    let status = match unsafe { ::libc::fork() } {
+        -1 => quit("cannot fork"),
+        0 => {
+            let plan = Plan {
+                mode: Mode::On,
+                late: vec![Role::FileSystem],
+                directories: vec![(opened.as_raw_fd(), access)],
+                ..Plan::default()
+            };
+            let confined = confine::enter(&plan).unwrap_or_else(|e| quit(&e.to_string()));
+            let Some(spawner) = confined.spawner else {
+                quit("nothing was confined")
+            };
+            let fd = opened.as_raw_fd();
+            let job = move || {
+                let flags = libc::O_CREAT | libc::O_WRONLY;
+                let made = call!(libc::SYS_openat, fd, c"x".as_ptr(), flags, 0o600);
+                let errno = std::io::Error::last_os_error().raw_os_error();
+                let code = if made < 0 { errno } else { None };
+                call!(libc::SYS_exit_group, code.unwrap_or(0));
+            };
+            let job = Box::new(job);
+            let thread = spawner.spawn(Role::FileSystem, "hostile".into(), None, job);
+            let _ = thread.map(std::thread::JoinHandle::join);
+            std::process::exit(255)
+        }
+        child => {
+            let mut status = 0;
+            // SAFETY: the status is live.
+            unsafe { ::libc::waitpid(child, &mut status, 0) };
+            status
+        }
+    };
+    let _ = std::fs::remove_dir_all(&directory);
+    ::libc::WIFEXITED(status).then(|| ::libc::WEXITSTATUS(status))
+}
+
 fn silence() {
     if let Ok(null) = File::options().write(true).open("/dev/null") {
         // SAFETY: both are open.
@@ -187,6 +233,16 @@ fn main() -> ExitCode {
             }
         }
         println!();
+    }
+    for (access, fine) in [
+        (confine::Access::Read, &[libc::EROFS, libc::EACCES][..]),
+        (confine::Access::Write, &[0]),
+    ] {
+        let end = file_below(access);
+        println!("a file below a directory for {access:?}: {end:?}");
+        if !end.is_some_and(|end| fine.contains(&end)) {
+            bad.push(format!("a file below a directory for {access:?}: {end:?}"));
+        }
     }
     println!(
         "{} attempts, in {} roles each: {}",

@@ -187,7 +187,7 @@ impl Machine {
 
     /// Directories below which the VM goes on to use names, for whoever confines
     /// the process: see [`devices::virtio::VirtioDevice::directories`].
-    pub fn directories(&self) -> Vec<std::os::fd::RawFd> {
+    pub fn directories(&self) -> Vec<devices::virtio::OpenDirectory> {
         let all = self.devices.iter().flat_map(|device| {
             let device = device.lock();
             device

@@ -177,6 +177,15 @@ pub struct DeviceLimits {
     pub net: Option<net::NetLimits>,
 }
 
+/// A directory that a device has open for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenDirectory {
+    /// Its descriptor.
+    pub fd: RawFd,
+    /// Nothing is changed below it.
+    pub readonly: bool,
+}
+
 /// A virtio device, whatever the transport.
 ///
 /// Calls come from vCPU threads (features, configuration, `activate`, `reset`)
@@ -227,7 +236,7 @@ pub trait VirtioDevice: Send {
     /// Directories that are open for good, below which the device goes on to use
     /// names. Whoever confines the process may put another descriptor of the same
     /// directory in the place of each, before the VM runs.
-    fn directories(&self) -> Vec<RawFd> {
+    fn directories(&self) -> Vec<OpenDirectory> {
         Vec::new()
     }
 

@@ -8,10 +8,9 @@
 //! followed here. See `docs/share.md` for what a guest may rely on.
 
 use std::io;
-use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use super::{Activation, DeviceType, VirtioDevice, read_config_bytes, report_start};
+use super::{Activation, DeviceType, OpenDirectory, VirtioDevice, read_config_bytes, report_start};
 
 mod abi;
 mod data;
@@ -114,7 +113,7 @@ impl Fs {
 }
 
 impl VirtioDevice for Fs {
-    fn directories(&self) -> Vec<RawFd> {
+    fn directories(&self) -> Vec<OpenDirectory> {
         self.server.share.directories()
     }
 

@@ -1,7 +1,7 @@
 //! The host's side of a share: what is opened once, before the VM starts.
 
 use std::ffi::{CString, OsStr};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use thiserror::Error;
 use super::owner::Owners;
 use super::spec::FsSpec;
 use super::tables::Inode;
+use crate::virtio::OpenDirectory;
 
 /// Why something cannot be shared.
 #[derive(Debug, Error)]
@@ -150,12 +151,15 @@ impl Share {
     }
 
     /// What stays open: where it begins, and `/proc/self/fd`.
-    pub fn directories(&self) -> Vec<RawFd> {
+    pub fn directories(&self) -> Vec<OpenDirectory> {
         let root = match &self.root {
             Root::Dir(inode) => inode.fd.as_raw_fd(),
             Root::File(file) => file.dir.as_raw_fd(),
         };
-        vec![root, self.proc.as_raw_fd()]
+        let proc = self.proc.as_raw_fd();
+        [(root, self.readonly), (proc, false)]
+            .map(|(fd, readonly)| OpenDirectory { fd, readonly })
+            .to_vec()
     }
 }
 
