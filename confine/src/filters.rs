@@ -41,6 +41,8 @@ pub enum When {
     Always,
     /// The argument (0 to 5) has this value.
     Is(u8, u64),
+    /// All these arguments have these values.
+    All(&'static [(u8, u64)]),
     /// None of these bits is set in the argument.
     Without(u8, u64),
     /// The argument is this process's identifier.
@@ -75,6 +77,13 @@ const THREAD: u64 = (libc::CLONE_VM
     | libc::CLONE_SETTLS
     | libc::CLONE_PARENT_SETTID
     | libc::CLONE_CHILD_CLEARTID) as u64;
+/// What sockets are made as, by the user-mode network.
+const STREAM: u64 = (libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) as u64;
+const DATAGRAM: u64 = (libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) as u64;
+const INET: u64 = libc::AF_INET as u64;
+const INET6: u64 = libc::AF_INET6 as u64;
+const ICMP: u64 = libc::IPPROTO_ICMP as u64;
+const ICMPV6: u64 = libc::IPPROTO_ICMPV6 as u64;
 const EXECUTABLE: u64 = libc::PROT_EXEC as u64;
 
 /// What a thread needs to live: memory without code in it, locks, time, signals
@@ -269,8 +278,19 @@ const FILE_SYSTEM: &[Allow] = &[
 
 /// The user-mode network: sockets for what the guest opens, and resolv.conf.
 const NETWORK: &[Allow] = &[
-    (SYS_socket, When::Is(0, libc::AF_INET as u64)),
-    (SYS_socket, When::Is(0, libc::AF_INET6 as u64)),
+    // TCP, UDP and echo: the kernel would load other protocols' modules for them.
+    (SYS_socket, When::All(&[(0, INET), (1, STREAM), (2, 0)])),
+    (SYS_socket, When::All(&[(0, INET6), (1, STREAM), (2, 0)])),
+    (SYS_socket, When::All(&[(0, INET), (1, DATAGRAM), (2, 0)])),
+    (SYS_socket, When::All(&[(0, INET6), (1, DATAGRAM), (2, 0)])),
+    (
+        SYS_socket,
+        When::All(&[(0, INET), (1, DATAGRAM), (2, ICMP)]),
+    ),
+    (
+        SYS_socket,
+        When::All(&[(0, INET6), (1, DATAGRAM), (2, ICMPV6)]),
+    ),
     always(SYS_connect),
     always(SYS_accept4),
     always(SYS_sendto),

@@ -90,13 +90,24 @@ fn condition(when: When) -> Result<Option<SeccompRule>, Failed> {
     let equal = |argument, value| {
         SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, value)
     };
+    // Of 64 bits the kernel looks at 32 in these arguments, and the C library may
+    // leave anything in the others.
+    let half = |argument, value| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+    };
     let condition = match when {
         When::Always => return Ok(None),
-        When::Is(argument, value) => {
-            // Of 64 bits the kernel looks at 32 in these arguments, and the C
-            // library may leave anything in the others.
-            SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+        When::All(values) => {
+            let conditions = values
+                .iter()
+                .map(|(argument, value)| half(*argument, *value));
+            return conditions
+                .collect::<Result<_, _>>()
+                .and_then(SeccompRule::new)
+                .map(Some)
+                .map_err(|e| Failed::new("compile a condition", e));
         }
+        When::Is(argument, value) => half(argument, value),
         When::Without(argument, bits) => SeccompCondition::new(
             argument,
             SeccompCmpArgLen::Qword,

@@ -158,8 +158,26 @@ pub const ATTEMPTS: &[Attempt] = &[
         number: libc::SYS_socket,
         arguments: &[
             Value(libc::AF_INET as i64),
-            Value(libc::SOCK_STREAM as i64),
+            Value((libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) as i64),
             Value(0),
+        ],
+    },
+    Attempt {
+        name: "socket(AF_INET, SOCK_RAW)",
+        number: libc::SYS_socket,
+        arguments: &[
+            Value(libc::AF_INET as i64),
+            Value(libc::SOCK_RAW as i64),
+            Value(libc::IPPROTO_ICMP as i64),
+        ],
+    },
+    Attempt {
+        name: "socket(AF_INET), of SCTP",
+        number: libc::SYS_socket,
+        arguments: &[
+            Value(libc::AF_INET as i64),
+            Value((libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) as i64),
+            Value(libc::IPPROTO_SCTP as i64),
         ],
     },
     Attempt {
