@@ -6,6 +6,7 @@
 //! suites      what is measured, with the workload's help
 //! method      rounds of samples ─ statistics: samples in a few numbers
 //! process     runs: started, timed, ended ─ children: what they used
+//! peer        the other side of the workload's connections
 //! work        the files of a run
 //! machine     what figures depend on
 //! results     what comes out ─ file: read again ─ report: for people
@@ -20,6 +21,7 @@ mod error;
 pub mod file;
 mod machine;
 mod method;
+mod peer;
 mod process;
 mod rank;
 pub mod report;

@@ -171,6 +171,63 @@ fn an_interruption_leaves_nothing() {
     assert_eq!(names("/sys/class/net"), interfaces);
 }
 
+/// The same workload speaks with drupe by whatever network its target has: the
+/// kernel's, and the monitor's with a container behind it.
+#[test]
+fn streams_go_both_ways() {
+    let place = Place::new();
+    let interfaces = names("/sys/class/net");
+    let targets = ["container", "vm+container"];
+    let output = place
+        .bench("net --runs 1 --json --targets")
+        .arg(targets.join(","))
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{errors}");
+    let all: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let suite = &all["suites"][0];
+    assert_eq!(suite["failures"], serde_json::json!([]));
+    for figure in ["out", "in", "round-trip", "connect"] {
+        assert_eq!(results(suite, figure), targets.map(|target| (target, 1)));
+    }
+    let about = suite["about"].as_str().unwrap();
+    for way in [
+        "; container: a pair of virtual",
+        "; vm+container: drupe's default",
+    ] {
+        assert!(about.contains(way), "{about}");
+    }
+    nothing_is_left(&place);
+    assert_eq!(names("/sys/class/net"), interfaces);
+}
+
+/// The pair that leads into a container goes with it.
+#[test]
+fn an_interruption_leaves_no_interface() {
+    let place = Place::new();
+    let interfaces = names("/sys/class/net");
+    let mut child = place
+        .bench("net --runs 100 --targets container")
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let interface = format!("/sys/class/net/drupe-{}", child.id());
+    let directory = format!("drupe-bench.{}/bundles", child.id());
+    let bundles = place.temporary().join(directory);
+    let limit = Instant::now() + PATIENCE;
+    while !Path::new(&interface).exists() || names(&bundles).is_empty() {
+        assert!(Instant::now() < limit);
+        assert_eq!(child.try_wait().unwrap(), None);
+        thread::sleep(Duration::from_millis(20));
+    }
+    // SAFETY: kill has no memory effects.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    nothing_is_left(&place);
+    assert_eq!(names("/sys/class/net"), interfaces);
+}
+
 fn nothing_is_left(place: &Place) {
     let temporary = place.temporary();
     assert_eq!(names(&temporary), [""; 0]);

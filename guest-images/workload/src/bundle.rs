@@ -1,21 +1,23 @@
-//! crun within a machine. Its bundle is in the image and is ready but for the
+//! crun within a machine. Its bundles are in the image and are ready but for the
 //! command, which is not known when the image is made.
 
 use core::ffi::CStr;
 
 use crate::sys::{self, Errno, Result};
 
-/// The configuration up to the list of the command's words, and from there on.
-const BEFORE: &CStr = c"/bundle/before";
-const AFTER: &CStr = c"/bundle/after";
+/// Files of a bundle: the configuration up to the list of the command's words, and
+/// from there on.
+const BEFORE: &CStr = c"before";
+const AFTER: &CStr = c"after";
 /// What crun reads.
-const CONFIG: &CStr = c"/bundle/config.json";
+const CONFIG: &CStr = c"config.json";
 /// crun, and how it is called.
 const CRUN: &CStr = c"/usr/bin/crun";
-const COMMAND: [&CStr; 5] = [CRUN, c"run", c"-b", c"/bundle", c"bench"];
+const COMMAND: [&CStr; 3] = [CRUN, c"run", c"bench"];
 
-/// Becomes crun that runs this.
-pub fn run(args: &[&CStr]) -> Result<()> {
+/// Becomes crun that runs this by the bundle in this directory.
+pub fn run(bundle: &CStr, args: &[&CStr]) -> Result<()> {
+    sys::change_directory(bundle)?;
     let config = sys::open(CONFIG, sys::O_CREATE)?;
     copy(BEFORE, config)?;
     for (n, arg) in args.iter().enumerate() {

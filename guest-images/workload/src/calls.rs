@@ -44,7 +44,12 @@ pub fn run(budget: u64) -> Result<()> {
 
 /// Does it until the budget, in nanoseconds, is used up; looks at the clock after
 /// each batch.
-fn measure(name: &str, budget: u64, batch: u64, mut act: impl FnMut() -> Result<()>) -> Result<()> {
+pub fn measure(
+    name: &str,
+    budget: u64,
+    batch: u64,
+    mut act: impl FnMut() -> Result<()>,
+) -> Result<()> {
     // Once for what happens the first time only.
     act()?;
     let (mut count, start) = (0, sys::now());

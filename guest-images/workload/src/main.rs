@@ -12,6 +12,7 @@
 //! calls    what a kernel does for a process, timed
 //! compute  what a processor does alone, timed
 //! disk     a file past the page cache, timed
+//! net      a stream to the host and back, timed
 //! probes   what can be seen and reached of the host
 //! bundle   crun within a machine, given its command
 //! init     the first process of a machine that has nothing else
@@ -23,6 +24,7 @@ mod calls;
 mod compute;
 mod disk;
 mod init;
+mod net;
 mod out;
 mod probes;
 mod sys;
@@ -67,6 +69,16 @@ fn run(args: &[&CStr]) -> i32 {
             Some(milliseconds) => end(disk::run(milliseconds * 1_000_000)),
             None => MISUSED,
         },
+        b"net" => match (
+            args.get(2).and_then(|arg| address(arg.to_bytes())),
+            number(3),
+            number(4),
+        ) {
+            (Some(host), Some(port), Some(milliseconds)) if port <= u64::from(u16::MAX) => {
+                end(net::run(host, port as u16, milliseconds * 1_000_000))
+            }
+            _ => MISUSED,
+        },
         b"probes" => match number(2) {
             Some(pid) => {
                 probes::run(pid);
@@ -74,11 +86,14 @@ fn run(args: &[&CStr]) -> i32 {
             }
             None => MISUSED,
         },
-        b"bundle" => end(bundle::run(&args[2..])),
+        b"bundle" => match args.get(2) {
+            Some(bundle) => end(bundle::run(bundle, &args[3..])),
+            None => MISUSED,
+        },
         b"init" => init::run(&args[1..]),
         _ => {
             Line::new()
-                .word("usage: workload true|first|hold|cpu|calls|disk|probes|bundle|init")
+                .word("usage: workload true|first|hold|cpu|calls|disk|net|probes|bundle|init")
                 .end();
             MISUSED
         }
@@ -97,6 +112,16 @@ fn decimal(text: &[u8]) -> Option<u64> {
     }
 }
 
+/// An IPv4 address, four numbers between dots.
+fn address(text: &[u8]) -> Option<[u8; 4]> {
+    let mut parts = text.split(|byte| *byte == b'.');
+    let mut address = [0; 4];
+    for byte in &mut address {
+        *byte = u8::try_from(decimal(parts.next()?)?).ok()?;
+    }
+    parts.next().is_none().then_some(address)
+}
+
 #[cfg(not(freestanding))]
 fn main() -> std::process::ExitCode {
     use std::os::unix::ffi::OsStringExt;
@@ -109,7 +134,7 @@ fn main() -> std::process::ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use super::decimal;
+    use super::{address, decimal};
 
     #[test]
     fn numbers_are_read() {
@@ -118,6 +143,14 @@ mod tests {
         assert_eq!(decimal(b"18446744073709551615"), Some(u64::MAX));
         for bad in [&b""[..], b"-1", b"1a", b" 1", b"18446744073709551616"] {
             assert_eq!(decimal(bad), None);
+        }
+    }
+
+    #[test]
+    fn addresses_are_read() {
+        assert_eq!(address(b"10.0.2.255"), Some([10, 0, 2, 255]));
+        for bad in [&b""[..], b"10.0.2", b"10.0.2.256", b"10.0.2.1.", b"a.b.c.d"] {
+            assert_eq!(address(bad), None);
         }
     }
 }

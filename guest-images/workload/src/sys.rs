@@ -72,6 +72,34 @@ pub fn sync(file: i32) -> Result<()> {
     call!(fsync, file).map(drop)
 }
 
+/// A connection to this address (IPv4, in the network's order) and port that sends
+/// each byte at once.
+pub fn connect(address: [u8; 4], port: u16) -> Result<i32> {
+    // `AF_INET` and `SOCK_STREAM`; `struct sockaddr_in`, padded.
+    let socket = call!(socket, 2, 1, 0)? as i32;
+    let mut name = [0_u8; 16];
+    name[..2].copy_from_slice(&2_u16.to_ne_bytes());
+    name[2..4].copy_from_slice(&port.to_be_bytes());
+    name[4..8].copy_from_slice(&address);
+    let result = call!(connect, socket, name.as_ptr(), name.len()).and_then(|_| {
+        // `IPPROTO_TCP` and `TCP_NODELAY`.
+        let on = 1_i32;
+        call!(setsockopt, socket, 6, 1, &raw const on, size_of_val(&on))
+    });
+    match result {
+        Ok(_) => Ok(socket),
+        Err(error) => {
+            close(socket);
+            Err(error)
+        }
+    }
+}
+
+/// Says on a connection that nothing more will be sent (`SHUT_WR`).
+pub fn end_sending(socket: i32) -> Result<()> {
+    call!(shutdown, socket, 1).map(drop)
+}
+
 /// `pipe(2)`.
 pub fn pipe() -> Result<Pipe> {
     let mut ends = [0_i32; 2];
@@ -206,6 +234,11 @@ pub fn unshare(flags: usize) -> Result<()> {
 pub fn make_node(path: &CStr, major: u64, minor: u64) -> Result<()> {
     let device = (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12);
     call!(mknod, path.as_ptr(), 0o060_600, device).map(drop)
+}
+
+/// `chdir(2)`.
+pub fn change_directory(path: &CStr) -> Result<()> {
+    call!(chdir, path.as_ptr()).map(drop)
 }
 
 /// `unlink(2)`.

@@ -19,9 +19,8 @@ const MOST: usize = 64;
 const RUNS: usize = 3;
 /// A small machine, as many would be.
 const SIZE: Size = Size {
-    cpus: 1,
     memory_mib: 128,
-    disk: false,
+    ..Size::DEFAULT
 };
 
 const QUANTITY: Quantity = Quantity {

@@ -5,6 +5,7 @@ mod density;
 mod disk;
 mod isolation;
 mod memory;
+mod net;
 mod start;
 mod syscall;
 
@@ -33,6 +34,8 @@ pub enum Kind {
     Syscall,
     /// Reading and writing a disk
     Disk,
+    /// Throughput and round trips between the workload and this machine
+    Net,
     /// What can be seen and reached of the host
     Isolation,
 }
@@ -117,6 +120,7 @@ pub fn run(kind: Kind, bench: &mut Bench) -> Result<Suite> {
         Kind::Cpu => ("cpu", cpu::ABOUT),
         Kind::Syscall => ("syscall", syscall::ABOUT),
         Kind::Disk => ("disk", disk::ABOUT),
+        Kind::Net => ("net", net::ABOUT),
         Kind::Isolation => ("isolation", isolation::ABOUT),
     };
     let mut suite = Suite {
@@ -133,6 +137,7 @@ pub fn run(kind: Kind, bench: &mut Bench) -> Result<Suite> {
         Kind::Cpu => cpu::run(bench, &mut suite)?,
         Kind::Syscall => syscall::run(bench, &mut suite)?,
         Kind::Disk => disk::run(bench, &mut suite)?,
+        Kind::Net => net::run(bench, &mut suite)?,
         Kind::Isolation => isolation::run(bench, &mut suite)?,
     }
     Ok(suite)

@@ -27,6 +27,17 @@ const READ_ONLY: [&str; 5] = [
     "/proc/sysrq-trigger",
 ];
 
+/// The network namespace of a container.
+#[derive(Debug, Clone, Copy)]
+pub enum Network<'a> {
+    /// A new one, with nothing in it.
+    Own,
+    /// This one.
+    In(&'a Path),
+    /// That of the kernel that it runs on.
+    Host,
+}
+
 /// What root of a container may do: what root of a sandbox may.
 pub fn capabilities() -> Vec<String> {
     process::capabilities(&[], &[])
@@ -39,6 +50,7 @@ pub fn config(
     args: &[&str],
     user: Option<(u32, u32)>,
     seccomp: Option<&Value>,
+    network: Network<'_>,
 ) -> Value {
     let mount = |target: &str, kind: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": kind, "options": options});
     let mut mounts = vec![
@@ -67,7 +79,7 @@ pub fn config(
         mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
     ];
-    let mut namespaces = vec!["pid", "network", "ipc", "uts", "mount"];
+    let mut namespaces = vec!["pid", "ipc", "uts", "mount"];
     let mut linux = json!({"maskedPaths": MASKED, "readonlyPaths": READ_ONLY});
     if let Some((uid, gid)) = user {
         namespaces.push("user");
@@ -83,10 +95,15 @@ pub fn config(
         ));
         linux["resources"] = json!({"devices": [{"allow": false, "access": "rwm"}]});
     }
-    let namespaces: Vec<_> = namespaces
+    let mut namespaces: Vec<_> = namespaces
         .iter()
         .map(|kind| json!({"type": kind}))
         .collect();
+    match network {
+        Network::Own => namespaces.push(json!({"type": "network"})),
+        Network::In(path) => namespaces.push(json!({"type": "network", "path": path})),
+        Network::Host => {}
+    }
     linux["namespaces"] = namespaces.into();
     if let Some(seccomp) = seccomp {
         linux["seccomp"] = seccomp.clone();

@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::super::error::{Context, Error, Result};
 use super::super::process;
 use super::super::work::{PROGRAM, Work};
-use super::{Size, Target, bundle, seccomp};
+use super::veth::Veth;
+use super::{Network, Size, Target, bundle, seccomp};
 
 /// A container for each run.
 pub struct Container {
@@ -22,6 +23,7 @@ pub struct Container {
     state: PathBuf,
     seccomp: Option<Value>,
     user: Option<(u32, u32)>,
+    veth: Option<Veth>,
     /// Those that have been made and not taken away.
     names: Vec<String>,
     made: u32,
@@ -53,6 +55,7 @@ impl Container {
             state: work.path("runtime"),
             seccomp: seccomp::filter(&bundle::capabilities()),
             user,
+            veth: None,
             names: Vec::new(),
             made: 0,
         })
@@ -92,12 +95,20 @@ impl Target for Container {
         BTreeMap::from([(self.runtime.to_owned(), super::version(&self.program))])
     }
 
-    fn command(&mut self, args: &[&str], _: Size) -> Result<Command> {
+    fn command(&mut self, args: &[&str], size: Size) -> Result<Command> {
         self.made += 1;
         let name = format!("drupe-bench-{}-{}", std::process::id(), self.made);
         let directory = self.bundles.join(&name);
         let args: Vec<_> = [PROGRAM].iter().chain(args).copied().collect();
-        let config = bundle::config(&self.root, &args, self.user, self.seccomp.as_ref());
+        let namespace = match &self.veth {
+            Some(veth) if size.network => Some(veth.namespace()),
+            _ => None,
+        };
+        let network = match &namespace {
+            Some(path) => bundle::Network::In(path),
+            None => bundle::Network::Own,
+        };
+        let config = bundle::config(&self.root, &args, self.user, self.seccomp.as_ref(), network);
         fs::create_dir_all(&directory)
             .and_then(|()| fs::write(directory.join("config.json"), config.to_string()))
             .context(|| directory.display().to_string())?;
@@ -105,6 +116,23 @@ impl Target for Container {
         command.args(["run", "--bundle"]).arg(directory).arg(&name);
         self.names.push(name);
         Ok(command)
+    }
+
+    fn network(&mut self) -> Result<Network> {
+        if self.user.is_some() {
+            return Err(Error::Failed(
+                "a container has no network without root: run as root".into(),
+            ));
+        }
+        let veth = match &mut self.veth {
+            Some(veth) => veth,
+            none => none.insert(Veth::new()?),
+        };
+        Ok(Network {
+            listen: veth.host(),
+            host: veth.host(),
+            about: "a pair of virtual Ethernet interfaces (veth), no bridge",
+        })
     }
 
     fn clean(&mut self) {

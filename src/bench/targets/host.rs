@@ -1,11 +1,12 @@
 //! A process of this machine's kernel.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
 
 use super::super::error::Result;
 use super::super::work::{PROGRAM, Work};
-use super::{Size, Target};
+use super::{Network, Size, Target};
 
 /// The workload as it is, in its directory.
 pub struct Host {
@@ -35,5 +36,13 @@ impl Target for Host {
         let mut command = Command::new(self.root.join(&PROGRAM[1..]));
         command.args(args).current_dir(&self.root);
         Ok(command)
+    }
+
+    fn network(&mut self) -> Result<Network> {
+        Ok(Network {
+            listen: Ipv4Addr::LOCALHOST,
+            host: Ipv4Addr::LOCALHOST,
+            about: "the loopback interface",
+        })
     }
 }

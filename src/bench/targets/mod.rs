@@ -9,10 +9,12 @@ mod nested;
 mod podman;
 mod qemu;
 mod seccomp;
+mod veth;
 mod vm;
 
 use std::collections::BTreeMap;
 use std::env;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -63,15 +65,45 @@ pub struct Size {
     pub memory_mib: u64,
     /// Its root file system is on a disk, where it would be in memory.
     pub disk: bool,
+    /// It reaches this machine as [`Target::network`] says.
+    pub network: bool,
+}
+
+impl Size {
+    /// What `drupe run` gives when nothing is said, without a network.
+    pub const DEFAULT: Size = Size {
+        cpus: 1,
+        memory_mib: 512,
+        disk: false,
+        network: false,
+    };
 }
 
 impl Default for Size {
-    /// What `drupe run` gives when nothing is said.
     fn default() -> Self {
-        Size {
-            cpus: 1,
-            memory_mib: 512,
-            disk: false,
+        Size::DEFAULT
+    }
+}
+
+/// The way from a target to this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    /// The address of this machine to listen on.
+    pub listen: Ipv4Addr,
+    /// What that is called inside.
+    pub host: Ipv4Addr,
+    /// What it is made of, in a line.
+    pub about: &'static str,
+}
+
+impl Network {
+    /// By a network in user space, as drupe, QEMU and slirp4netns have it: its
+    /// gateway stands for this machine.
+    const fn user(about: &'static str) -> Self {
+        Network {
+            listen: Ipv4Addr::LOCALHOST,
+            host: Ipv4Addr::new(10, 0, 2, 2),
+            about,
         }
     }
 }
@@ -91,6 +123,13 @@ pub trait Target {
     /// # Errors
     /// When its files cannot be written.
     fn command(&mut self, args: &[&str], size: Size) -> Result<Command>;
+
+    /// Makes the network of those that run with [`Size::network`], which stays for
+    /// as long as the target does.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn network(&mut self) -> Result<Network>;
 
     /// The run that ended so, if it ended well.
     ///

@@ -10,11 +10,15 @@ use std::process::Command;
 use super::super::error::{Context, Error, Result};
 use super::super::work::{self, Entry, PROGRAM, Work};
 use super::vm::Drupe;
-use super::{Size, Target, bundle, seccomp};
+use super::{Network, Size, Target, bundle, seccomp};
 
 /// Stands in the configuration for the command, which the workload fills in
 /// (`guest-images/workload/src/bundle.rs`).
 const COMMAND: &str = "COMMAND";
+/// The bundles: of a container with a network of its own, which is none, and of one
+/// with its machine's, which nobody else is in.
+const ALONE: &str = "/bundle";
+const JOINED: &str = "/joined";
 
 /// A machine with a container in it for each run.
 pub struct Nested {
@@ -47,12 +51,21 @@ fn image(crun: &Path) -> Result<Vec<Entry>> {
     }
     let root = PathBuf::from("/").join(ROOT);
     let filter = seccomp::filter(&bundle::capabilities());
-    let config = bundle::config(&root, &[COMMAND], None, filter.as_ref()).to_string();
-    let (before, after) = config
-        .split_once(&format!("\"{COMMAND}\""))
-        .ok_or_else(|| Error::Failed("the configuration has no command".into()))?;
-    entries.push(Entry::file("bundle/before", before.into()));
-    entries.push(Entry::file("bundle/after", after.into()));
+    for (name, network) in [
+        (ALONE, bundle::Network::Own),
+        (JOINED, bundle::Network::Host),
+    ] {
+        let config = bundle::config(&root, &[COMMAND], None, filter.as_ref(), network).to_string();
+        let (before, after) = config
+            .split_once(&format!("\"{COMMAND}\""))
+            .ok_or_else(|| Error::Failed("the configuration has no command".into()))?;
+        entries.push(Entry::directory(&name[1..]));
+        entries.push(Entry::file(
+            &format!("{}/before", &name[1..]),
+            before.into(),
+        ));
+        entries.push(Entry::file(&format!("{}/after", &name[1..]), after.into()));
+    }
     let mut files = libraries(crun);
     files.push(("usr/bin/crun".to_owned(), crun.to_owned()));
     for (name, path) in files {
@@ -96,12 +109,19 @@ impl Target for Nested {
     }
 
     fn command(&mut self, args: &[&str], size: Size) -> Result<Command> {
-        let args: Vec<_> = [PROGRAM, "bundle", PROGRAM]
+        let bundle = if size.network { JOINED } else { ALONE };
+        let args: Vec<_> = [PROGRAM, "bundle", bundle, PROGRAM]
             .iter()
             .chain(args)
             .copied()
             .collect();
         Ok(self.drupe.run(&["--privileged"], size, &args))
+    }
+
+    fn network(&mut self) -> Result<Network> {
+        Ok(Network::user(
+            "drupe's default network; the container is in its machine's network namespace",
+        ))
     }
 
     fn clean(&mut self) {

@@ -9,11 +9,13 @@ use std::process::Command;
 use super::super::error::{Context, Error, Result};
 use super::super::process::Ended;
 use super::super::work::{self, PROGRAM, Work};
-use super::{Size, Target};
+use super::{Network, Size, Target};
 use crate::{initramfs, kernels};
 
 /// What the workload says last, before the status.
 const STATUS: &str = "workload-status ";
+/// Has the kernel set up its card (`nfsroot.rst`), as QEMU's network expects it.
+const ADDRESS: &str = "ip=10.0.2.15::10.0.2.2:255.255.255.0::eth0:off";
 
 /// A machine for each run.
 pub struct Qemu {
@@ -73,8 +75,12 @@ impl Target for Qemu {
                 "it has no disk here: its root is in memory".into(),
             ));
         }
+        let network = match size.network {
+            true => ADDRESS,
+            false => "",
+        };
         let append = format!(
-            "console=ttyS0 quiet panic=-1 reboot=t rdinit={PROGRAM} -- init {}",
+            "console=ttyS0 quiet panic=-1 reboot=t {network} rdinit={PROGRAM} -- init {}",
             args.join(" ")
         );
         let mut command = Command::new(&self.program);
@@ -83,9 +89,17 @@ impl Target for Qemu {
         command.arg("-smp").arg(size.cpus.to_string());
         command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
         command.args(["-serial", "stdio", "-no-reboot", "-append", &append]);
+        if size.network {
+            command.args(["-netdev", "user,id=net"]);
+            command.args(["-device", "virtio-net-device,netdev=net"]);
+        }
         command.arg("-kernel").arg(&self.kernel.path);
         command.arg("-initrd").arg(&self.initrd);
         Ok(command)
+    }
+
+    fn network(&mut self) -> Result<Network> {
+        Ok(Network::user("QEMU's network in user space (libslirp)"))
     }
 
     fn ended(&self, ended: Ended) -> Result<Ended> {

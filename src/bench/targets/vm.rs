@@ -12,7 +12,7 @@ use images::{ContainerConfig, Import, Input, Store};
 use super::super::error::{Context, Error, Result};
 use super::super::process;
 use super::super::work::{PROGRAM, Work};
-use super::{Size, Target};
+use super::{Network, Size, Target};
 use crate::kernels;
 
 /// The image's name.
@@ -68,7 +68,11 @@ impl Drupe {
     pub fn run(&self, options: &[&str], size: Size, args: &[&str]) -> Command {
         let memory = format!("{}M", size.memory_mib);
         let cpus = size.cpus.to_string();
-        let mut command = self.command(&["run", "--rm", "--network", "none"]);
+        let mut command = self.command(&["run", "--rm", "--network"]);
+        command.arg(match size.network {
+            true => "user,host-loopback",
+            false => "none",
+        });
         command.args(["--memory", &memory, "--cpus", &cpus]);
         command.arg("--kernel").arg(&self.kernel.path);
         if size.disk {
@@ -130,6 +134,12 @@ impl Target for Vm {
     fn command(&mut self, args: &[&str], size: Size) -> Result<Command> {
         let args: Vec<_> = [PROGRAM].iter().chain(args).copied().collect();
         Ok(self.0.run(&[], size, &args))
+    }
+
+    fn network(&mut self) -> Result<Network> {
+        Ok(Network::user(
+            "drupe's default network, a TCP/IP stack in the monitor",
+        ))
     }
 
     fn clean(&mut self) {
