@@ -35,7 +35,7 @@ mod work;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 pub use error::Error;
@@ -57,6 +57,8 @@ pub struct Plan {
     pub targets: Vec<targets::Name>,
     /// Samples that are kept of each.
     pub runs: usize,
+    /// The root file system of [`Kind::App`], in a tar.
+    pub image: Option<PathBuf>,
 }
 
 /// Measures.
@@ -67,7 +69,17 @@ pub struct Plan {
 pub fn run(plan: &Plan) -> Result<Results> {
     let (clock, started) = (Instant::now(), SystemTime::now());
     process::take_signals().context(|| "signals".into())?;
+    let app = plan.suites.contains(&Kind::App);
+    if plan.image.is_some() && !app {
+        return Err(Error::Failed(
+            "--image: none of the suites runs an image: name the suite app".into(),
+        ));
+    }
     let work = Work::new()?;
+    let image = match &plan.image {
+        Some(image) => Some(work.with_image(image, &suites::app::entries())?),
+        None => None,
+    };
     let mut left_out = Vec::new();
     let mut bench = Bench {
         places: Vec::new(),
@@ -96,7 +108,20 @@ pub fn run(plan: &Plan) -> Result<Results> {
     let mut result = Ok(());
     for &kind in &plan.suites {
         log::info!("suite {kind:?}");
-        match suites::run(kind, &mut bench) {
+        let done = match (kind, &image) {
+            (Kind::App, Some(image)) => run_image(kind, &bench, image),
+            (Kind::App, None) => {
+                let why = suites::app::NO_IMAGE;
+                log::warn!("suite app is left out: {why}");
+                left_out.push(LeftOut {
+                    target: "suite app".to_owned(),
+                    why: why.to_owned(),
+                });
+                continue;
+            }
+            _ => suites::run(kind, &mut bench),
+        };
+        match done {
             Ok(suite) => suites.push(suite),
             Err(error) => {
                 result = Err(error);
@@ -106,9 +131,7 @@ pub fn run(plan: &Plan) -> Result<Results> {
     }
     // Whatever happened, nothing is left behind.
     bench.residents.clear();
-    for at in 0..bench.places.len() {
-        bench.end(at);
-    }
+    bench.end_all();
     result?;
     let mut versions = BTreeMap::new();
     for place in &bench.places {
@@ -130,6 +153,35 @@ pub fn run(plan: &Plan) -> Result<Results> {
         left_out,
         suites,
     })
+}
+
+/// Runs a suite on the same targets, with an image as their root file system.
+///
+/// # Errors
+/// [`Error::Interrupted`] only.
+fn run_image(kind: Kind, like: &Bench, work: &Work) -> Result<results::Suite> {
+    let mut bench = Bench {
+        places: Vec::new(),
+        runs: like.runs,
+        errors: like.errors.clone(),
+        residents: Vec::new(),
+    };
+    let mut failed = Vec::new();
+    for name in like.places.iter().map(|place| place.name) {
+        process::check()?;
+        match targets::make(name, work) {
+            Ok(target) => bench.places.push(Place { name, target }),
+            Err(error) => failed.push((name, error)),
+        }
+    }
+    bench.residents = process::all(&[]);
+    let result = suites::run(kind, &mut bench);
+    bench.end_all();
+    let mut suite = result?;
+    for (name, error) in failed {
+        suite.fail(name.as_str(), error)?;
+    }
+    Ok(suite)
 }
 
 /// The results' file.

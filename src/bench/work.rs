@@ -4,9 +4,11 @@
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use super::error::{Context, Result};
+use super::error::{Context, Error, Result};
 
 /// The workload (`guest-images/workload`), built and compressed by `build.rs`.
 const WORKLOAD: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/workload.zst"));
@@ -81,6 +83,7 @@ pub fn entries() -> Result<Vec<Entry>> {
 #[derive(Debug)]
 pub struct Work {
     directory: PathBuf,
+    image: bool,
 }
 
 impl Work {
@@ -95,11 +98,63 @@ impl Work {
             .mode(0o755)
             .create(&directory)
             .context(|| format!("{}: set TMPDIR to another place", directory.display()))?;
-        let work = Work { directory };
+        let work = Work {
+            directory,
+            image: false,
+        };
         let entries = entries()?;
         unpack(&entries, &work.tree())?;
         pack(&entries, &work.tar())?;
         Ok(work)
+    }
+
+    /// Another within it, whose root file system is that of an image, a tar as
+    /// `docker export` writes it, with the workload and these files.
+    ///
+    /// # Errors
+    /// When it is no such tar, or this process may not unpack it.
+    pub fn with_image(&self, image: &Path, further: &[Entry]) -> Result<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(Error::Failed(
+                "--image: the files of an image belong to several users: run as root".into(),
+            ));
+        }
+        let work = Work {
+            directory: self.path("image"),
+            image: true,
+        };
+        let tree = work.tree();
+        fs::create_dir_all(&tree).context(|| tree.display().to_string())?;
+        // What is below /dev is the target's matter.
+        let mut command = tar("--extract", image);
+        command.args(["--preserve-permissions", "--exclude=./dev/*"]);
+        command.arg("--exclude=dev/*").arg("--directory").arg(&tree);
+        complete(&mut command)
+            .map_err(|e| Error::Failed(format!("--image {}: {e}", image.display())))?;
+        unpack(&entries()?, &tree)?;
+        unpack(further, &tree)?;
+        work.append(&work.tar(), "")?;
+        Ok(work)
+    }
+
+    /// Whether its root file system is that of an image.
+    pub fn is_image(&self) -> bool {
+        self.image
+    }
+
+    /// Appends the root file system to a tar, which is made, below this path.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn append(&self, to: &Path, below: &str) -> Result<()> {
+        let mut command = tar("--append", to);
+        // Names of files and of what hard links lead to, but not of what symbolic
+        // ones do.
+        if !below.is_empty() {
+            command.arg(format!("--transform=flags=rSh;s,^\\.,{below},"));
+        }
+        command.arg("--directory").arg(self.tree()).arg(".");
+        complete(&mut command)
     }
 
     /// A path in it.
@@ -140,6 +195,27 @@ fn unmount(directory: &Path) {
             log::warn!("{path}: {e}: unmount it by hand");
         }
     }
+}
+
+/// A call of tar's, with owners by their numbers.
+fn tar(what: &str, file: &Path) -> Command {
+    let mut command = Command::new("tar");
+    command.args([what, "--numeric-owner", "--file"]).arg(file);
+    command
+}
+
+/// Runs it to its end.
+fn complete(command: &mut Command) -> Result<()> {
+    // Ctrl-C is this process's to handle.
+    let output = command.process_group(0).output();
+    let output = output.context(|| "tar".into())?;
+    super::process::check()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let first = errors.lines().next().unwrap_or("tar said nothing");
+    Err(Error::Failed(crate::output::one_line(first)))
 }
 
 /// Writes files and directories below a directory, which it makes.
@@ -234,5 +310,43 @@ mod tests {
             seen += 1;
         }
         assert_eq!(seen, entries.len());
+    }
+
+    #[test]
+    fn a_root_is_appended_below_a_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = Work {
+            directory: dir.path().join("work"),
+            image: true,
+        };
+        let tree = work.tree();
+        unpack(&[Entry::file("./run", b"x".to_vec())], &tree).unwrap();
+        fs::hard_link(tree.join("run"), tree.join("same")).unwrap();
+        std::os::unix::fs::symlink("./run", tree.join("link")).unwrap();
+        let to = dir.path().join("tar");
+        pack(&[Entry::file("outside", b"y".to_vec())], &to).unwrap();
+        work.append(&to, "a/b").unwrap();
+        let mut tar = tar::Archive::new(File::open(&to).unwrap());
+        let mut seen: Vec<_> = tar
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                let path = |path: std::borrow::Cow<'_, Path>| path.to_string_lossy().into_owned();
+                let link = entry.link_name().unwrap().map(path);
+                let name = path(entry.path().unwrap());
+                (name.trim_end_matches('/').to_owned(), link)
+            })
+            .collect();
+        seen.sort();
+        let name = |name: &str| name.to_owned();
+        assert_eq!(seen.len(), 5, "{seen:?}");
+        assert_eq!(seen[0], (name("a/b"), None));
+        assert_eq!(seen[1], (name("a/b/link"), Some(name("./run"))));
+        // Whichever of the two comes first in the directory is the file.
+        let other = if seen[2].1.is_none() { 3 } else { 2 };
+        let first = seen[5 - other].0.clone();
+        assert_eq!(seen[other].1, Some(first));
+        assert_eq!(seen[4], (name("outside"), None));
     }
 }

@@ -21,6 +21,7 @@ const TARGETS: [Name; 4] = [Name::Host, Name::Container, Name::Vm, Name::VmConta
   drupe bench                             start, memory, syscall and isolation
   drupe bench start --targets container,vm,podman --runs 20
   drupe bench cpu syscall --out results   results/results.json and report.html, too
+  drupe bench app --image app.tar         PostgreSQL and nginx under load
   drupe bench compare before/results.json after/results.json
 
 A target that is not installed is left out, with a line that says so.")]
@@ -35,6 +36,9 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 10,
           value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub runs: u16,
+    /// What the suite app runs: a root file system in a tar
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
     /// Write the results and a page with plots into a directory
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -113,6 +117,7 @@ impl BenchArgs {
             suites: once(&self.suites, &SUITES),
             targets: once(&self.targets, &TARGETS),
             runs: self.runs.into(),
+            image: self.image.clone(),
         }
     }
 }
@@ -149,6 +154,10 @@ mod tests {
         assert_eq!(some.suites, [Kind::Cpu, Kind::Start]);
         assert_eq!(some.targets, [Name::Podman, Name::VmContainer]);
         assert_eq!(some.runs, 3);
+        assert_eq!(
+            plan("app --image a.tar").unwrap().image,
+            Some("a.tar".into())
+        );
         for bad in ["speed", "--targets moon", "--runs 0", "--runs 1001"] {
             assert!(plan(bad).is_err(), "{bad}");
         }

@@ -86,6 +86,10 @@ fn run(args: &[&CStr]) -> i32 {
             }
             None => MISUSED,
         },
+        b"exec" => match args.get(2) {
+            Some(program) => failed(sys::exec(program, &args[2..])),
+            None => MISUSED,
+        },
         b"bundle" => match args.get(2) {
             Some(bundle) => end(bundle::run(bundle, &args[3..])),
             None => MISUSED,
@@ -93,7 +97,7 @@ fn run(args: &[&CStr]) -> i32 {
         b"init" => init::run(&args[1..]),
         _ => {
             Line::new()
-                .word("usage: workload true|first|hold|cpu|calls|disk|net|probes|bundle|init")
+                .word("usage: workload true|first|hold|cpu|calls|disk|net|probes|exec|bundle|init")
                 .end();
             MISUSED
         }

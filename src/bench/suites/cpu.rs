@@ -1,11 +1,9 @@
 //! What a processor does alone.
 
-use std::thread;
-
 use super::super::error::Result;
 use super::super::method::{self, Quantity};
 use super::super::results::{Better::Less, Suite};
-use super::{Bench, Size, counted};
+use super::{Bench, Size, all_cpus, counted};
 
 pub const ABOUT: &str = "computing without the kernel, on one CPU and on all";
 /// Rounds of one process: a second or so of an ordinary processor.
@@ -34,9 +32,7 @@ const QUANTITIES: [Quantity; 2] = [
 /// An interruption.
 pub fn run(bench: &mut Bench, suite: &mut Suite) -> Result<()> {
     let (names, runs) = (bench.names(), bench.runs);
-    let cpus = thread::available_parallelism().map_or(1, |n| n.get());
-    let most = usize::from(vmm::config::MAX_CPUS);
-    let all = cpus.min(most);
+    let all = all_cpus();
     method::rounds(suite, &names, &QUANTITIES, (1, runs), |at| {
         let mut run = |cpus: usize| {
             let size = Size {

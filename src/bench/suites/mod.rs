@@ -1,5 +1,6 @@
 //! The suites: one module for each, with the quantities that it measures and how.
 
+pub mod app;
 mod cpu;
 mod density;
 mod disk;
@@ -10,6 +11,7 @@ mod start;
 mod syscall;
 
 use std::path::PathBuf;
+use std::thread;
 
 use clap::ValueEnum;
 
@@ -36,6 +38,8 @@ pub enum Kind {
     Disk,
     /// Throughput and round trips between the workload and this machine
     Net,
+    /// PostgreSQL and nginx under load, of the image that --image gives
+    App,
     /// What can be seen and reached of the host
     Isolation,
 }
@@ -100,6 +104,13 @@ impl Bench {
         })
     }
 
+    /// Ends everything that runs.
+    pub fn end_all(&mut self) {
+        for at in 0..self.places.len() {
+            self.end(at);
+        }
+    }
+
     /// Ends everything that runs on a target.
     pub fn end(&mut self, at: usize) {
         process::kill_all(&self.residents);
@@ -121,6 +132,7 @@ pub fn run(kind: Kind, bench: &mut Bench) -> Result<Suite> {
         Kind::Syscall => ("syscall", syscall::ABOUT),
         Kind::Disk => ("disk", disk::ABOUT),
         Kind::Net => ("net", net::ABOUT),
+        Kind::App => ("app", app::ABOUT),
         Kind::Isolation => ("isolation", isolation::ABOUT),
     };
     let mut suite = Suite {
@@ -138,6 +150,7 @@ pub fn run(kind: Kind, bench: &mut Bench) -> Result<Suite> {
         Kind::Syscall => syscall::run(bench, &mut suite)?,
         Kind::Disk => disk::run(bench, &mut suite)?,
         Kind::Net => net::run(bench, &mut suite)?,
+        Kind::App => app::run(bench, &mut suite)?,
         Kind::Isolation => isolation::run(bench, &mut suite)?,
     }
     Ok(suite)
@@ -148,7 +161,7 @@ impl Suite {
     ///
     /// # Errors
     /// An interruption, which is no failure of a target.
-    fn fail(&mut self, target: &str, error: Error) -> Result<()> {
+    pub(super) fn fail(&mut self, target: &str, error: Error) -> Result<()> {
         if let Error::Interrupted(_) = error {
             return Err(error);
         }
@@ -158,6 +171,12 @@ impl Suite {
         });
         Ok(())
     }
+}
+
+/// The CPUs of this machine, as far as a machine can have them.
+fn all_cpus() -> usize {
+    let cpus = thread::available_parallelism().map_or(1, |n| n.get());
+    cpus.min(usize::from(vmm::config::MAX_CPUS))
 }
 
 /// The seconds for one of those that the workload has counted: of its line `NAME

@@ -20,6 +20,9 @@ const COMMAND: &str = "COMMAND";
 const ALONE: &str = "/bundle";
 const JOINED: &str = "/joined";
 
+/// The container's root file system.
+const ROOT: &str = "bundle/rootfs";
+
 /// A machine with a container in it for each run.
 pub struct Nested {
     drupe: Drupe,
@@ -34,20 +37,26 @@ impl Nested {
     pub fn new(work: &Work) -> Result<Self> {
         let crun = super::need("crun")?;
         let tar = work.path("nested.tar");
-        work::pack(&image(&crun)?, &tar)?;
+        work::pack(&image(&crun, work.is_image())?, &tar)?;
+        if work.is_image() {
+            work.append(&tar, ROOT)?;
+        }
         let drupe = Drupe::new(&work.path("vm+container"), &tar)?;
         fs::remove_file(&tar).context(|| tar.display().to_string())?;
         Ok(Nested { drupe, crun })
     }
 }
 
-fn image(crun: &Path) -> Result<Vec<Entry>> {
-    const ROOT: &str = "bundle/rootfs";
+/// All that is in it, but for the container's root file system where that is
+/// another one than the workload's.
+fn image(crun: &Path, other_root: bool) -> Result<Vec<Entry>> {
     let mut entries = work::entries()?;
     entries.extend(["bundle", ROOT, "usr/bin", "run"].map(Entry::directory));
-    for mut entry in work::entries()? {
-        entry.path = format!("{ROOT}/{}", entry.path);
-        entries.push(entry);
+    if !other_root {
+        for mut entry in work::entries()? {
+            entry.path = format!("{ROOT}/{}", entry.path);
+            entries.push(entry);
+        }
     }
     let root = PathBuf::from("/").join(ROOT);
     let filter = seccomp::filter(&bundle::capabilities());

@@ -19,7 +19,7 @@ use crate::kernels;
 const IMAGE: &str = "bench";
 
 /// The disk of a root that is to be on one.
-const DISK: &str = "256M";
+const DISK: &str = "1G";
 
 /// drupe with a home in the run's directory.
 pub struct Drupe {
