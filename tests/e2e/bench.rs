@@ -129,6 +129,37 @@ fn what_fails_hides_nothing() {
     nothing_is_left(&place);
 }
 
+/// Processor time is counted of what has left its parent, its group and its
+/// session, too: of who goes on for a tenth of a second of it.
+#[test]
+fn what_outlives_its_parent_is_counted() {
+    const RUNTIME: &str = r#"#!/bin/sh
+[ "$3" = run ] || exit 0
+echo first
+setsid sh -c 'until read -r line </proc/$$/stat; set -- $line; [ $((${14} + ${15})) -ge 10 ]; do :; done' </dev/null >/dev/null &
+"#;
+    let place = Place::new();
+    let programs = place.0.path().join("bin");
+    fs::create_dir(&programs).unwrap();
+    let crun = programs.join("crun");
+    fs::write(&crun, RUNTIME).unwrap();
+    fs::set_permissions(&crun, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let output = place
+        .bench("start --runs 2 --targets host,container --json")
+        .env("PATH", format!("{}:{path}", programs.display()))
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{errors}");
+    let all: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let start = &all["suites"][0];
+    assert_eq!(start["failures"], serde_json::json!([]));
+    assert_eq!(results(start, "cpu"), [("host", 2), ("container", 2)]);
+    assert!(median(start, "cpu", "container") >= 0.1, "{all}");
+    nothing_is_left(&place);
+}
+
 #[test]
 fn an_interruption_leaves_nothing() {
     let place = Place::new();
