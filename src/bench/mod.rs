@@ -7,7 +7,7 @@
 //! method      rounds of samples ─ statistics: samples in a few numbers
 //! process     runs: started, timed, ended ─ children: what they used
 //! peer        the other side of the workload's connections
-//! work        the files of a run
+//! work        the files of a run ─ fio: of this machine, for the root
 //! machine     what figures depend on
 //! results     what comes out ─ file: read again ─ report: for people
 //! compare     two runs ─ rank: whether they differ beyond noise
@@ -19,6 +19,7 @@ mod children;
 pub mod compare;
 mod error;
 pub mod file;
+mod fio;
 mod machine;
 mod method;
 mod peer;
@@ -40,6 +41,7 @@ use std::time::{Instant, SystemTime};
 
 pub use error::Error;
 use error::{Context, Result};
+use fio::Fio;
 use results::{FORMAT, LeftOut, Results, Target};
 use suites::{Bench, Kind, Place};
 use work::Work;
@@ -75,7 +77,11 @@ pub fn run(plan: &Plan) -> Result<Results> {
             "--image: none of the suites runs an image: name the suite app".into(),
         ));
     }
-    let work = Work::new()?;
+    let (fio, files) = match fio(plan) {
+        Some((fio, files)) => (Some(fio), files),
+        None => (None, Vec::new()),
+    };
+    let work = Work::new(files)?;
     let image = match &plan.image {
         Some(image) => Some(work.with_image(image, &suites::app::entries())?),
         None => None,
@@ -86,6 +92,8 @@ pub fn run(plan: &Plan) -> Result<Results> {
         runs: plan.runs,
         errors: work.path("errors"),
         residents: Vec::new(),
+        fio,
+        outputs: Vec::new(),
     };
     for &name in &plan.targets {
         process::check()?;
@@ -137,6 +145,9 @@ pub fn run(plan: &Plan) -> Result<Results> {
     for place in &bench.places {
         versions.extend(place.target.versions());
     }
+    if let Some(fio) = &bench.fio {
+        versions.insert("fio".to_owned(), fio.version.clone());
+    }
     let target = |place: &Place| Target {
         name: place.name.as_str().to_owned(),
         about: place.target.about(),
@@ -152,6 +163,7 @@ pub fn run(plan: &Plan) -> Result<Results> {
         targets: bench.places.iter().map(target).collect(),
         left_out,
         suites,
+        outputs: bench.outputs,
     })
 }
 
@@ -165,6 +177,8 @@ fn run_image(kind: Kind, like: &Bench, work: &Work) -> Result<results::Suite> {
         runs: like.runs,
         errors: like.errors.clone(),
         residents: Vec::new(),
+        fio: None,
+        outputs: Vec::new(),
     };
     let mut failed = Vec::new();
     for name in like.places.iter().map(|place| place.name) {
@@ -182,6 +196,16 @@ fn run_image(kind: Kind, like: &Bench, work: &Work) -> Result<results::Suite> {
         suite.fail(name.as_str(), error)?;
     }
     Ok(suite)
+}
+
+/// fio and its files, where it is asked for and there.
+fn fio(plan: &Plan) -> Option<(Fio, Vec<work::Entry>)> {
+    if !plan.suites.contains(&Kind::Disk) {
+        return None;
+    }
+    Fio::new()
+        .inspect_err(|error| log::warn!("disk: fio's figures are left out: {error}"))
+        .ok()
 }
 
 /// The results' file.
@@ -203,6 +227,13 @@ pub fn write(results: &Results, directory: &Path) -> Result<()> {
         format!("{path}: give --out a directory that can be written")
     };
     fs::create_dir_all(directory).context(|| unwritable(directory))?;
+    for output in &results.outputs {
+        let path = directory.join(&output.name);
+        let parent = path.parent().unwrap_or(directory);
+        fs::create_dir_all(parent)
+            .and_then(|()| fs::write(&path, &output.text))
+            .context(|| unwritable(&path))?;
+    }
     for (name, text) in [(FILE, json(results)?), (PAGE, report::html::page(results))] {
         let path = directory.join(name);
         fs::write(&path, text).context(|| unwritable(&path))?;

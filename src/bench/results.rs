@@ -28,6 +28,19 @@ pub struct Results {
     pub left_out: Vec<LeftOut>,
     /// The suites that ran, in order.
     pub suites: Vec<Suite>,
+    /// What other programs have said of their measurements, word for word, for
+    /// files of their own.
+    #[serde(skip)]
+    pub outputs: Vec<Output>,
+}
+
+/// What a program said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Where it goes to, below the directory of the results.
+    pub name: String,
+    /// Its words.
+    pub text: String,
 }
 
 /// The machine of a run.

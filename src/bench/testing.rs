@@ -55,6 +55,7 @@ pub fn results(figures: Vec<Figure>) -> Results {
             target: "podman".into(),
             why: "podman is not installed: apt-get install podman".into(),
         }],
+        outputs: Vec::new(),
         suites: vec![Suite {
             name: "start".into(),
             about: "how long it takes".into(),

@@ -84,14 +84,16 @@ pub fn entries() -> Result<Vec<Entry>> {
 pub struct Work {
     directory: PathBuf,
     image: bool,
+    further: Vec<Entry>,
 }
 
 impl Work {
-    /// Makes it, where files that are thrown away are.
+    /// Makes it, where files that are thrown away are, with these files in the root
+    /// beside the workload.
     ///
     /// # Errors
     /// When there is no room, or no workload.
-    pub fn new() -> Result<Self> {
+    pub fn new(further: Vec<Entry>) -> Result<Self> {
         let name = format!("drupe-bench.{}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         DirBuilder::new()
@@ -101,11 +103,22 @@ impl Work {
         let work = Work {
             directory,
             image: false,
+            further,
         };
-        let entries = entries()?;
+        let entries = work.root()?;
         unpack(&entries, &work.tree())?;
         pack(&entries, &work.tar())?;
         Ok(work)
+    }
+
+    /// All of the root file system.
+    ///
+    /// # Errors
+    /// As of [`entries`].
+    pub fn root(&self) -> Result<Vec<Entry>> {
+        let mut entries = entries()?;
+        entries.extend(self.further.iter().cloned());
+        Ok(entries)
     }
 
     /// Another within it, whose root file system is that of an image, a tar as
@@ -122,6 +135,7 @@ impl Work {
         let work = Work {
             directory: self.path("image"),
             image: true,
+            further: Vec::new(),
         };
         let tree = work.tree();
         fs::create_dir_all(&tree).context(|| tree.display().to_string())?;
@@ -216,6 +230,25 @@ fn complete(command: &mut Command) -> Result<()> {
     let errors = String::from_utf8_lossy(&output.stderr);
     let first = errors.lines().next().unwrap_or("tar said nothing");
     Err(Error::Failed(crate::output::one_line(first)))
+}
+
+/// What a program is linked with, as its loader tells: the name below the root,
+/// and the file. The loader itself is among them.
+pub fn libraries(program: &Path) -> Vec<(String, PathBuf)> {
+    let output = Command::new(program)
+        .env("LD_TRACE_LOADED_OBJECTS", "1")
+        .output();
+    let text = output.map(|output| output.stdout).unwrap_or_default();
+    let path = |line: &str| {
+        let (path, _) = line.rsplit_once(" (0x")?;
+        let path = path.rsplit("=> ").next()?.trim();
+        let name = path.strip_prefix('/')?.to_owned();
+        Some((name, PathBuf::from(path)))
+    };
+    String::from_utf8_lossy(&text)
+        .lines()
+        .filter_map(path)
+        .collect()
 }
 
 /// Writes files and directories below a directory, which it makes.
@@ -318,6 +351,7 @@ mod tests {
         let work = Work {
             directory: dir.path().join("work"),
             image: true,
+            further: Vec::new(),
         };
         let tree = work.tree();
         unpack(&[Entry::file("./run", b"x".to_vec())], &tree).unwrap();

@@ -12,6 +12,7 @@ use std::process::{Command, Output, Stdio};
 
 use proptest::prelude::*;
 
+mod bench;
 mod sandboxes;
 
 fn drupe<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Output {
@@ -398,68 +399,4 @@ fn help_is_a_command_too() {
         assert!(command.stdout.starts_with(b"A micro-VM") || command.stdout.len() > 100);
     }
     assert_eq!(words("help frob").status.code(), Some(2));
-}
-
-#[test]
-fn results_of_a_bench_are_compared_and_shown() {
-    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/bench-results.json");
-    let directory = tempfile::tempdir().unwrap();
-    let file = |name: &str, text: &str| {
-        let path = directory.path().join(name);
-        fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
-    };
-    for (path, expected) in [
-        ("/nonexistent/a.json".to_owned(), "No such file"),
-        (file("text", "hello"), "no results of a bench"),
-        (file("newer", "{\"format\": 2}"), "format 2"),
-    ] {
-        let output = drupe(["bench", "compare", sample, &path]);
-        assert_eq!(output.status.code(), Some(1), "{path}");
-        let line = error_line(&output);
-        assert!(line.contains(expected) && line.contains(&path), "{line}");
-    }
-    let output = drupe([
-        "bench",
-        "compare",
-        "--fail-on",
-        "worse",
-        "--format",
-        "json",
-        sample,
-        sample,
-    ]);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let all: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(!all["figures"].as_array().unwrap().is_empty());
-    // The same with each sample of one figure ten times as large is worse.
-    let mut results: serde_json::Value =
-        serde_json::from_slice(&fs::read(sample).unwrap()).unwrap();
-    let mut before = results.clone();
-    for (all, by) in [(&mut before, 1.0), (&mut results, 10.0)] {
-        let suites = all["suites"].as_array_mut().unwrap();
-        suites.truncate(1);
-        let figures = suites[0]["figures"].as_array_mut().unwrap();
-        figures.truncate(1);
-        let measured = &mut figures[0]["results"][0];
-        measured["samples"] = (10..20).map(|n| f64::from(n) * by).collect();
-    }
-    let before = file("before", &before.to_string());
-    let after = file("after", &results.to_string());
-    for (args, status) in [
-        (vec!["--fail-on", "worse", &before, &after], 1),
-        (vec!["--fail-on", "worse", &after, &before], 0),
-        (vec![&before, &after], 0),
-    ] {
-        let output = drupe([vec!["bench", "compare"], args].concat());
-        assert_eq!(output.status.code(), Some(status), "{output:?}");
-        let text = String::from_utf8(output.stdout).unwrap();
-        assert!(text.contains("start/first"), "{text}");
-    }
-    let output = drupe(["bench", "show", sample]);
-    assert!(
-        String::from_utf8(output.stdout)
-            .unwrap()
-            .contains("START: ")
-    );
 }

@@ -17,8 +17,9 @@ use clap::ValueEnum;
 
 use super::children::Children;
 use super::error::{Context, Error, Result};
+use super::fio::Fio;
 use super::process::{self, Ended, Run};
-use super::results::{Failure, Suite};
+use super::results::{Failure, Output, Suite};
 use super::targets::{Name, Size, Target};
 
 /// The name of a suite on the command line.
@@ -62,6 +63,10 @@ pub struct Bench {
     pub errors: PathBuf,
     /// Processes that a target keeps between runs, as podman without root does.
     pub residents: Vec<u32>,
+    /// fio, where it is in the targets' roots.
+    pub fio: Option<Fio>,
+    /// What it said.
+    pub outputs: Vec<Output>,
 }
 
 impl Bench {
@@ -157,6 +162,12 @@ pub fn run(kind: Kind, bench: &mut Bench) -> Result<Suite> {
 }
 
 impl Suite {
+    /// The numbers of the targets of these names on which nothing has failed.
+    fn well(&self, names: &[&str]) -> Vec<usize> {
+        let failed = |name: &str| self.failures.iter().any(|f| f.target == name);
+        (0..names.len()).filter(|at| !failed(names[*at])).collect()
+    }
+
     /// Records that it failed on a target.
     ///
     /// # Errors

@@ -69,9 +69,7 @@ pub fn run(bench: &mut Bench, suite: &mut Suite) -> Result<()> {
         }
     }
     // Where it does not run warm, it does not run cold.
-    let failed: Vec<_> = suite.failures.iter().map(|f| f.target.clone()).collect();
-    let well = |at: &usize| !failed.iter().any(|name| *name == names[*at]);
-    let well: Vec<usize> = (0..names.len()).filter(well).collect();
+    let well = suite.well(&names);
     let names: Vec<_> = well.iter().map(|at| names[*at]).collect();
     method::rounds(suite, &names, &COLD_QUANTITIES, (0, runs.min(COLD)), |n| {
         drop_caches()?;

@@ -159,7 +159,7 @@ pub fn make(name: Name, work: &Work) -> Result<Box<dyn Target>> {
 }
 
 /// A program, where programs are looked for.
-fn find(name: &str) -> Option<PathBuf> {
+pub fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     // An ordinary user's has these not always.
     let further = ["/usr/sbin", "/sbin"].map(PathBuf::from);
@@ -180,7 +180,7 @@ fn need(name: &str) -> Result<PathBuf> {
 }
 
 /// The first line that a program prints about its version.
-fn version(program: &Path) -> String {
+pub fn version(program: &Path) -> String {
     let output = Command::new(program).arg("--version").output();
     let text = output.map(|output| output.stdout).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);

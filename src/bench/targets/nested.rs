@@ -37,7 +37,7 @@ impl Nested {
     pub fn new(work: &Work) -> Result<Self> {
         let crun = super::need("crun")?;
         let tar = work.path("nested.tar");
-        work::pack(&image(&crun, work.is_image())?, &tar)?;
+        work::pack(&image(&crun, work)?, &tar)?;
         if work.is_image() {
             work.append(&tar, ROOT)?;
         }
@@ -49,11 +49,11 @@ impl Nested {
 
 /// All that is in it, but for the container's root file system where that is
 /// another one than the workload's.
-fn image(crun: &Path, other_root: bool) -> Result<Vec<Entry>> {
+fn image(crun: &Path, work: &Work) -> Result<Vec<Entry>> {
     let mut entries = work::entries()?;
     entries.extend(["bundle", ROOT, "usr/bin", "run"].map(Entry::directory));
-    if !other_root {
-        for mut entry in work::entries()? {
+    if !work.is_image() {
+        for mut entry in work.root()? {
             entry.path = format!("{ROOT}/{}", entry.path);
             entries.push(entry);
         }
@@ -75,32 +75,13 @@ fn image(crun: &Path, other_root: bool) -> Result<Vec<Entry>> {
         ));
         entries.push(Entry::file(&format!("{}/after", &name[1..]), after.into()));
     }
-    let mut files = libraries(crun);
+    let mut files = work::libraries(crun);
     files.push(("usr/bin/crun".to_owned(), crun.to_owned()));
     for (name, path) in files {
         let data = fs::read(&path).context(|| path.display().to_string())?;
         entries.push(Entry::program(&name, data));
     }
     Ok(entries)
-}
-
-/// What a program is linked with, as its loader tells: the name below the root,
-/// and the file.
-fn libraries(program: &Path) -> Vec<(String, PathBuf)> {
-    let output = Command::new(program)
-        .env("LD_TRACE_LOADED_OBJECTS", "1")
-        .output();
-    let text = output.map(|output| output.stdout).unwrap_or_default();
-    let path = |line: &str| {
-        let (path, _) = line.rsplit_once(" (0x")?;
-        let path = path.rsplit("=> ").next()?.trim();
-        let name = path.strip_prefix('/')?.to_owned();
-        Some((name, PathBuf::from(path)))
-    };
-    String::from_utf8_lossy(&text)
-        .lines()
-        .filter_map(path)
-        .collect()
 }
 
 impl Target for Nested {
