@@ -54,7 +54,14 @@ impl Store {
         let diff_id = {
             let file = File::open(&path).map_err(failed)?;
             let mut plain = HashingReader::new(decompressed(file).map_err(failed)?);
-            io::copy(&mut plain, &mut io::sink()).map_err(failed)?;
+            // What makes the tar may have failed, at the other end of a pipe.
+            if io::copy(&mut plain, &mut io::sink()).map_err(failed)? == 0 {
+                let why = "empty: give the tar of a root file system";
+                return Err(Error::ArchiveFormat {
+                    path: import.from.path().to_owned(),
+                    why: why.into(),
+                });
+            }
             plain.finish().0
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -99,7 +106,14 @@ impl Store {
         };
         let id = self.add(image, progress);
         drop(copy);
-        id
+        // The layer's digest was made here: nobody knows it.
+        id.map_err(|error| match error {
+            Error::Layer { source, .. } if source.io().is_none() => Error::ArchiveFormat {
+                path: import.from.path().to_owned(),
+                why: source.to_string(),
+            },
+            error => error,
+        })
     }
 }
 

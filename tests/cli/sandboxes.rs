@@ -223,6 +223,13 @@ fn images_are_answered_for_without_a_vm() {
         ("load", 1, "standard input: neither"),
         ("import /nonexistent a", 1, "/nonexistent"),
         ("import -c RUN=x - a", 2, "RUN=x"),
+        // What should have written the tar may have failed.
+        ("import - a", 1, "standard input: empty"),
+        (
+            "import /proc/self/status a",
+            1,
+            "/proc/self/status: no tar header",
+        ),
         ("rmi a", 1, "no image 'a'"),
         ("tag a b", 1, "no image 'a'"),
         ("tag a", 2, "NAME"),
@@ -243,8 +250,10 @@ fn images_are_answered_for_without_a_vm() {
     let header = "REPOSITORY   TAG   IMAGE ID   CREATED   SIZE\n";
     assert_eq!(out("images"), header);
     assert_eq!(out("images --format json"), "[]\n");
-    // An empty archive is an empty root.
-    let id = out("import - some/name:1");
+    // An empty archive, of nothing but its end, is an empty root.
+    let tar = home.path().join("empty.tar");
+    std::fs::write(&tar, [0; 1024]).unwrap();
+    let id = out(&format!("import {} some/name:1", tar.display()));
     assert!(id.starts_with("sha256:"), "{id}");
     assert_eq!(out("images -q --no-trunc"), id);
     assert_eq!(out("tag some/name:1 other"), "");
