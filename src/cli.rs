@@ -86,6 +86,8 @@ pub enum Command {
     Start(sandbox::StartArgs),
     /// Ask sandboxes to end, and make them
     Stop(sandbox::StopArgs),
+    /// Stop sandboxes, and start them again
+    Restart(sandbox::RestartArgs),
     /// Send sandboxes a signal
     Kill(sandbox::KillArgs),
     /// Remove sandboxes

@@ -47,6 +47,15 @@ pub struct StopArgs {
     pub sandboxes: Vec<String>,
 }
 
+// `drupe restart`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  drupe restart -t 30 web")]
+pub struct RestartArgs {
+    #[command(flatten)]
+    pub stop: StopArgs,
+}
+
 // `drupe kill`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:

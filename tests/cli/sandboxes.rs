@@ -65,6 +65,7 @@ fn bad_input_about_sandboxes_leaves_nothing_behind() {
         ),
         ("attach nonesuch", 125, "no such sandbox"),
         ("stop nonesuch", 1, "no such sandbox"),
+        ("restart -t 1 nonesuch", 1, "no such sandbox"),
         ("kill -s FROB nonesuch", 2, "FROB"),
         ("rm nonesuch", 1, "no such sandbox"),
         ("logs --since soon nonesuch", 2, "--since"),

@@ -98,6 +98,7 @@ pub fn run(command: Command) -> Result<Exit, Failure> {
         Command::Exec(args) => as_command(exec::run(&args)),
         Command::Attach(args) => as_command(attach::run(&args)),
         Command::Stop(args) => stop::run(&args),
+        Command::Restart(args) => as_error(stop::restart(&args.stop)),
         Command::Kill(args) => stop::kill(&args),
         Command::Rm(args) => rm::run(&args),
         Command::Ps(args) => ps::run(&args),

@@ -1,6 +1,6 @@
-//! `drupe stop`, `kill` and `wait`.
+//! `drupe stop`, `restart`, `kill` and `wait`.
 
-use super::each;
+use super::{Said, each};
 use crate::cli::sandbox::{KillArgs, StopArgs, WaitArgs};
 use crate::commands::{Failure, print};
 use crate::exit::Exit;
@@ -14,6 +14,24 @@ pub fn run(args: &StopArgs) -> Result<Exit, Failure> {
     each(&args.sandboxes, |_, sandbox| {
         let name = sandbox.label();
         ops::stop(sandbox, args.signal, args.time)?;
+        print(&format!("{name}\n")).map(drop)
+    })
+}
+
+/// Ends sandboxes, as [`run`] does, and starts them again, with those that did
+/// not run.
+///
+/// # Errors
+/// One that will not end or cannot start, or that would not be there any more.
+pub fn restart(args: &StopArgs) -> Result<Exit, Failure> {
+    each(&args.sandboxes, |_, sandbox| {
+        let name = sandbox.label();
+        if sandbox.spec()?.auto_remove && sandbox.state()?.status.is_live() {
+            let why = format!("{name} is removed when it ends (--rm): run it anew");
+            return Err(Failure::runtime(Said(why)));
+        }
+        ops::stop(sandbox, args.signal, args.time)?;
+        ops::start(sandbox, None)?;
         print(&format!("{name}\n")).map(drop)
     })
 }

@@ -91,6 +91,7 @@ fn a_detached_sandbox_is_watched_and_ended() {
     home.refused(&["exec", "front", "true"], 125, "not running");
     // Again, as often as one likes.
     home.ok(&["start", "front"]);
+    assert_eq!(home.ok(&["restart", "front"]), "front");
     assert_eq!(home.inspect("front")["State"]["Running"], true);
     assert_eq!(home.ok(&["kill", "front"]), "front");
     assert_eq!(home.ok(&["wait", "front"]), "137");
