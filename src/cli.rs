@@ -2,6 +2,7 @@
 //! file of `--config`.
 
 pub mod bench;
+mod docker;
 mod images;
 
 use std::ffi::OsString;
@@ -62,7 +63,7 @@ const MAX_MESSAGE: usize = 1000;
 )]
 pub struct Cli {
     /// Say what is done, and give every cause of an error
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 900)]
     pub verbose: bool,
     /// What to do.
     #[command(subcommand)]
@@ -460,6 +461,15 @@ fn asked_for_help(args: &[OsString]) -> Vec<OsString> {
 
 /// Puts clap's message, of several lines, into one.
 fn usage_line(error: &clap::Error, args: &[OsString]) -> String {
+    let help = help_command(args);
+    if error.kind() == ErrorKind::MissingSubcommand {
+        // clap lists all that there are, the hidden ones too.
+        let command = help.trim_end_matches(" --help");
+        return format!("'{command}' wants a command: see '{help}'");
+    }
+    if let Some((what, advice)) = advice(error, &help) {
+        return format!("no {what}: {advice}: see '{help}'");
+    }
     let full = error.render().to_string();
     let paragraph: Vec<&str> = full
         .lines()
@@ -482,8 +492,26 @@ fn usage_line(error: &clap::Error, args: &[OsString]) -> String {
             _ => {}
         }
     }
-    let help = help_command(args);
     format!("{}: see '{help}'", output::one_line(&message))
+}
+
+/// What docker has and drupe has not, and what to do in its place.
+fn advice(error: &clap::Error, help: &str) -> Option<(String, &'static str)> {
+    let word = |kind| match error.get(kind) {
+        Some(ContextValue::String(word)) => Some(word.as_str()),
+        _ => None,
+    };
+    match (error.kind(), help) {
+        (ErrorKind::InvalidSubcommand, "drupe --help") => {
+            let word = word(ContextKind::InvalidSubcommand)?;
+            Some((format!("command '{word}'"), docker::advice(word)?))
+        }
+        (ErrorKind::UnknownArgument, "drupe run --help" | "drupe create --help") => {
+            let word = word(ContextKind::InvalidArg)?;
+            Some((format!("option '{word}'"), docker::flag_advice(word)?))
+        }
+        _ => None,
+    }
 }
 
 /// The command whose help tells more: the one that the arguments begin with.

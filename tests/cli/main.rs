@@ -44,8 +44,11 @@ fn every_bad_input_gets_one_line_and_its_status() {
     let long = "a".repeat(3000);
     let append = format!("boot --kernel /dev/null --append {long}");
     for (line, status, expected) in [
-        ("", 2, "subcommand"),
+        ("", 2, "'drupe' wants a command: see 'drupe --help'"),
         ("bot", 2, "'bot'"),
+        // Not 'ps', which is spelled alike.
+        ("push web", 2, "no command 'push': make images with"),
+        ("-v container ls", 2, "no command 'container': the commands"),
         ("--frobnicate", 2, "--frobnicate"),
         ("boot", 2, "--kernel"),
         ("boot --kernel", 2, "--kernel"),
@@ -95,7 +98,7 @@ fn every_bad_input_gets_one_line_and_its_status() {
         (&append, 2, "append"),
         ("doctor --check everything", 2, "--check"),
         ("doctor --format xml", 2, "--format"),
-        ("kernel", 2, "subcommand"),
+        ("kernel", 2, "'drupe kernel' wants a command"),
         ("kernel burn", 2, "'burn'"),
         ("kernel list --store /dev/null", 1, "/dev/null"),
         ("kernel build --fragment", 2, "--fragment"),

@@ -19,6 +19,12 @@ fn bad_input_about_sandboxes_leaves_nothing_behind() {
     for (line, status, expected) in [
         ("run", 125, "IMAGE"),
         ("run --frobnicate image", 125, "--frobnicate"),
+        // Not '--cpus', which is spelled alike.
+        (
+            "run --gpus all image",
+            125,
+            "no option '--gpus': no device of the host's",
+        ),
         ("run --name a/b image", 125, "'a/b'"),
         ("run --cpus 0.001 image", 125, "give 0.01 to 32"),
         ("run --pull never nonesuch", 125, "nonesuch"),
@@ -234,7 +240,7 @@ fn images_are_answered_for_without_a_vm() {
         ("rmi a", 1, "no image 'a'"),
         ("tag a b", 1, "no image 'a'"),
         ("tag a", 2, "NAME"),
-        ("image", 2, "subcommand"),
+        ("image", 2, "'drupe image' wants a command"),
         ("image inspect a", 1, "no image 'a'"),
         ("images --format yaml", 2, "yaml"),
     ] {
