@@ -269,7 +269,12 @@ fn images_are_answered_for_without_a_vm() {
     let inspected = out("image inspect other");
     let inspected: serde_json::Value = serde_json::from_str(&inspected).unwrap();
     assert_eq!(inspected[0]["RepoTags"][1], "some/name:1");
+    // What uses it is told by its name.
+    out("create --name mine other true");
     assert_eq!(out("rmi other"), "Untagged: other:latest\n");
+    let used = error_line(&run("rmi some/name:1"));
+    assert!(used.contains("is used by mine: remove"), "{used}");
+    assert_eq!(out("rm mine"), "mine\n");
     let removed = out("rmi some/name:1");
     assert_eq!(removed, format!("Untagged: some/name:1\nDeleted: {id}"));
     // Without an answer nothing is removed.

@@ -17,7 +17,7 @@ use crate::cli::{
     PullArgs, RmiArgs, TagArgs,
 };
 use crate::exit::Exit;
-use crate::{home, output};
+use crate::{home, output, sandbox};
 pub use print::inspect_value;
 pub use progress::Bars;
 
@@ -177,13 +177,28 @@ pub fn remove(args: &RmiArgs) -> Result<Exit, Failure> {
             Err(e @ images::Error::Unknown(_)) if args.force => output::print_error(&e, false),
             Err(e) => {
                 // One is printed by whoever called.
-                if let Some(earlier) = failure.replace(e.into()) {
+                if let Some(earlier) = failure.replace(with_names(e).into()) {
                     output::print_error(&*earlier.error, earlier.explain);
                 }
             }
         }
     }
     failure.map_or(Ok(Exit::Success), Err)
+}
+
+/// An error of the store, which knows sandboxes by their identifiers, with the
+/// names that people have for them.
+fn with_names(mut error: images::Error) -> images::Error {
+    if let images::Error::InUse { holders, .. } = &mut error
+        && let Ok(sandboxes) = sandbox::store::Store::open()
+    {
+        for holder in holders {
+            if let Ok(sandbox) = sandboxes.find(holder) {
+                *holder = sandbox.label();
+            }
+        }
+    }
+    error
 }
 
 /// A line for each thing that was removed.
