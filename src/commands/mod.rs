@@ -11,7 +11,7 @@ mod units;
 
 use std::error::Error;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, IsTerminal, Write};
 
 use crate::cli::{CliError, Command};
 use crate::exit::{self, Exit};
@@ -115,4 +115,25 @@ pub fn print(text: &str) -> Result<Exit, Failure> {
     output::print(text)
         .map(|()| Exit::Success)
         .map_err(|e| Failure::runtime(PrintError(e)))
+}
+
+/// Asks, on standard error, whether `what` is really to be removed; only a yes is
+/// one, from a terminal or from `echo y`.
+///
+/// # Errors
+/// When there is nobody who answers: a script has to hear that nothing was done.
+fn confirmed(what: &str) -> Result<bool, Failure> {
+    let terminal = io::stdin().is_terminal();
+    let mut answer = String::new();
+    let asked = match terminal {
+        true => write!(io::stderr(), "This removes {what}. Go on? [y/N] "),
+        false => Ok(()),
+    };
+    match asked.and_then(|()| io::stdin().read_line(&mut answer)) {
+        Ok(read) if read > 0 || terminal => Ok(matches!(answer.trim(), "y" | "Y" | "yes")),
+        _ => {
+            let why = format!("this removes {what}: give -f to say that you mean it");
+            Err(CliError::Usage(why).into())
+        }
+    }
 }

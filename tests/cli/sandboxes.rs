@@ -277,8 +277,10 @@ fn images_are_answered_for_without_a_vm() {
     assert_eq!(out("rm mine"), "mine\n");
     let removed = out("rmi some/name:1");
     assert_eq!(removed, format!("Untagged: some/name:1\nDeleted: {id}"));
-    // Without an answer nothing is removed.
-    assert_eq!(out("image prune"), "");
+    // Without an answer nothing is removed, and a script hears of it.
+    let unanswered = run("image prune");
+    assert!(error_line(&unanswered).contains("without a tag: give -f"));
+    assert_eq!(unanswered.status.code(), Some(2));
     assert_eq!(out("image prune -f"), "Total reclaimed space: 0B\n");
 }
 

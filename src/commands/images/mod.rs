@@ -3,7 +3,7 @@
 mod print;
 mod progress;
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::Path;
 
 use images::{Import, Input, Pruned, Removed, Store};
@@ -11,7 +11,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::units::reclaimed;
-use super::{Failure, print as print_text};
+use super::{Failure, confirmed, print as print_text};
 use crate::cli::{
     Format, ImageCommand, ImageInspectArgs, ImagePruneArgs, ImagesArgs, ImportArgs, LoadArgs,
     PullArgs, RmiArgs, TagArgs,
@@ -237,7 +237,7 @@ fn prune(args: &ImagePruneArgs) -> Result<Exit, Failure> {
     } else {
         "all images without a tag"
     };
-    if !args.force && !confirmed(&format!("This removes {what}. Go on? [y/N] "))? {
+    if !args.force && !confirmed(what)? {
         return Ok(Exit::Success);
     }
     let Pruned { removed, bytes } = store()?.prune(args.all)?;
@@ -246,16 +246,6 @@ fn prune(args: &ImagePruneArgs) -> Result<Exit, Failure> {
         &removed_lines(&removed),
         bytes,
     ))
-}
-
-/// Asks on standard error; only a yes is one.
-fn confirmed(question: &str) -> Result<bool, Failure> {
-    let mut answer = String::new();
-    io::stderr()
-        .write_all(question.as_bytes())
-        .and_then(|()| io::stdin().lock().read_line(&mut answer))
-        .map_err(Failure::runtime)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 fn json(value: &Value) -> Result<String, Failure> {

@@ -7,12 +7,12 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::table::{json, table};
-use super::volume::{confirm, prune_all};
+use super::volume::prune_all;
 use crate::cli::Format;
 use crate::cli::volume::{DfArgs, PruneArgs, SystemCommand};
 use crate::commands::images::removed_lines;
 use crate::commands::units::{decimal, reclaimed};
-use crate::commands::{Failure, print};
+use crate::commands::{Failure, confirmed, print};
 use crate::exit::Exit;
 use crate::sandbox::store::Store;
 use crate::sandbox::volumes::Volumes;
@@ -115,7 +115,7 @@ fn prune(args: &PruneArgs) -> Result<Exit, Failure> {
     if args.volumes {
         what.push_str(", every volume without a name that no sandbox has");
     }
-    if !args.force && !confirm(&what)? {
+    if !args.force && !confirmed(&what)? {
         return Ok(Exit::Success);
     }
     let store = Store::open()?;

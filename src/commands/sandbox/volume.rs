@@ -1,20 +1,20 @@
 //! `drupe volume`.
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal, Write};
+use std::io;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::table::{json as print_json, table};
+use crate::cli::Format;
 use crate::cli::process::map;
 use crate::cli::volume::{
     VolumeCommand, VolumeCreateArgs, VolumeInspectArgs, VolumeLsArgs, VolumePruneArgs, VolumeRmArgs,
 };
-use crate::cli::{CliError, Format};
 use crate::commands::units::{decimal, reclaimed};
-use crate::commands::{Failure, print};
+use crate::commands::{Failure, confirmed, print};
 use crate::exit::Exit;
 use crate::sandbox::id::Id;
 use crate::sandbox::ops;
@@ -169,7 +169,7 @@ fn prune(store: &Store, volumes: &Volumes, args: &VolumePruneArgs) -> Result<Exi
         true => "every volume that no sandbox has",
         false => "every volume without a name that no sandbox has",
     };
-    if !args.force && !confirm(what)? {
+    if !args.force && !confirmed(what)? {
         return Ok(Exit::Success);
     }
     let (gone, bytes) = prune_all(store, volumes, args.all)?;
@@ -200,19 +200,4 @@ pub fn prune_all(store: &Store, volumes: &Volumes, named: bool) -> Result<(Strin
         }
     }
     Ok((gone, freed))
-}
-
-/// Asks whether `what` is really to be removed.
-///
-/// # Errors
-/// When there is nobody to be asked.
-pub fn confirm(what: &str) -> Result<bool, Failure> {
-    if !io::stdin().is_terminal() {
-        let why = format!("this removes {what}: give -f to say that you mean it");
-        return Err(CliError::Usage(why).into());
-    }
-    let mut answer = String::new();
-    let asked = write!(io::stderr(), "This removes {what}. Go on? [y/N] ")
-        .and_then(|()| io::stdin().read_line(&mut answer));
-    Ok(asked.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
 }
