@@ -98,7 +98,7 @@ impl Host {
                 "have root make one for you: ip tuntap add NAME mode tap user USER",
             ),
             Err(e) => warn(
-                format!("/dev/net/tun: {e}: no --net"),
+                format!("/dev/net/tun: {e}: no TAP and no bridge; the network 'user' needs none"),
                 match e.kind() {
                     io::ErrorKind::PermissionDenied => "as root: chmod 0666 /dev/net/tun",
                     _ => load,

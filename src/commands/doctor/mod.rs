@@ -72,11 +72,13 @@ impl Check {
         }
     }
 
-    fn line(&self) -> String {
+    /// For people, with the detail behind a column for the names of this width.
+    fn line(&self, width: usize) -> String {
         let detail = output::one_line(&self.detail);
-        let mut line = format!("{:8} {:17} {detail}\n", self.status.mark(), self.check);
+        let mut line = format!("{:8} {:width$} {detail}\n", self.status.mark(), self.check);
         if let Some(fix) = &self.fix {
-            line.push_str(&format!("{:26} fix: {}\n", "", output::one_line(fix)));
+            let fix = output::one_line(fix);
+            line.push_str(&format!("{:8} {:width$} fix: {fix}\n", "", ""));
         }
         line
     }
@@ -133,7 +135,8 @@ fn cgroups() -> Check {
 }
 
 fn report(checks: &[Check], can_run: bool) -> String {
-    let mut text: String = checks.iter().map(Check::line).collect();
+    let width = checks.iter().map(|c| c.check.len()).max().unwrap_or(0);
+    let mut text: String = checks.iter().map(|c| c.line(width)).collect();
     text.push_str(if can_run {
         "\nThis machine can run VMs.\n"
     } else {
@@ -158,15 +161,15 @@ mod tests {
     fn findings_print_with_their_fix() {
         let checks = [
             Check::ok("cpu", "a\nb"),
-            Check::bad("tun", Status::Warn, "no", "do"),
+            Check::bad("longer", Status::Warn, "no", "do"),
         ];
         assert_eq!(
             report(&checks, false),
-            "ok       cpu               a\\nb\n\
-             warn     tun               no\n                           fix: do\n\n\
+            "ok       cpu    a\\nb\n\
+             warn     longer no\n                fix: do\n\n\
              This machine cannot run VMs: see what is missing above.\n"
         );
-        assert_eq!(verdicts(&checks[1..]), "tun: warn: no\n");
+        assert_eq!(verdicts(&checks[1..]), "longer: warn: no\n");
     }
 
     #[test]
