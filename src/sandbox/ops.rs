@@ -167,6 +167,10 @@ fn not_up(sandbox: &Sandbox, removed: bool, failure: Failure) -> (Failure, Vec<S
     let mut said: Vec<String> = lines.rev().take(LAST_LINES).map(str::to_owned).collect();
     said.reverse();
     let advice = match (said.is_empty(), removed) {
+        // KVM's own failures have this advice with them.
+        (true, _) if failure.message.contains("drupe doctor") => {
+            "its kernel said nothing".to_owned()
+        }
         (true, _) => {
             "its kernel said nothing: 'drupe doctor' tells whether KVM runs guests here".to_owned()
         }
@@ -649,6 +653,12 @@ mod tests {
         let silent = failure("the guest did not come up: it was stopped");
         let (told, said) = not_up(&sandbox, true, silent.clone());
         assert!(told.message.contains("'drupe doctor'") && said.is_empty());
+        let advised = failure("the guest did not come up: no such instruction, see `drupe doctor`");
+        let (told, _) = not_up(&sandbox, true, advised);
+        assert!(
+            told.message
+                .ends_with("`drupe doctor`: its kernel said nothing")
+        );
 
         let text: String = (0..30).map(|n| format!("line {n}\r\n\n")).collect();
         std::fs::write(sandbox.path(monitor::CONSOLE), text).unwrap();
