@@ -226,7 +226,7 @@ fn volume_name(name: &str) -> Result<String, String> {
             "'{name}' is no name of a volume: write a path of the host as ./{name}"
         )),
         Err(_) => Err(format!(
-            "'{name}' is no name of a volume: begin with a letter or a digit, go on with those, '_', '.' or '-'"
+            "'{name}' is no name of a volume: begin with a letter or a digit, go on with those, '_', '.' or '-', 2 to 128 in all"
         )),
     }
 }

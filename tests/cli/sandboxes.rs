@@ -55,6 +55,12 @@ fn bad_input_about_sandboxes_leaves_nothing_behind() {
             125,
             "'x' is no number of seconds",
         ),
+        // One letter is no name, as with docker.
+        (
+            "run -v v:/d image",
+            125,
+            "'v' is no name of a volume: begin with a letter or a digit, go on with those, '_', '.' or '-', 2 to 128",
+        ),
         ("run --env =x image", 125, "NAME=VALUE"),
         ("create --sysctl a image", 125, "NAME=VALUE"),
         ("create --label =a image", 125, "NAME=VALUE"),
