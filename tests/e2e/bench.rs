@@ -312,7 +312,7 @@ Time per request:       1.125 [ms] (mean)
     let place = Place::new();
     let root = place.0.path().join("root");
     let bin = root.join("bin");
-    for directory in ["bin", "etc"] {
+    for directory in ["bin", "etc", "lib/x86_64-linux-gnu", "lib64"] {
         fs::create_dir_all(root.join(directory)).unwrap();
     }
     fs::write(root.join("said"), SAID).unwrap();
@@ -321,9 +321,20 @@ Time per request:       1.125 [ms] (mean)
         "root:x:0:0::/:/bin/sh\npostgres:x:70:70::/:/bin/sh\n",
     )
     .unwrap();
-    fs::copy("/bin/busybox", bin.join("busybox")).unwrap();
+    // A shell that finds its commands by PATH: busybox's own is content with itself.
+    for (from, to) in [
+        ("/bin/dash", "bin/sh"),
+        ("/bin/busybox", "bin/busybox"),
+        (
+            "/lib/x86_64-linux-gnu/libc.so.6",
+            "lib/x86_64-linux-gnu/libc.so.6",
+        ),
+        ("/lib64/ld-linux-x86-64.so.2", "lib64/ld-linux-x86-64.so.2"),
+    ] {
+        fs::copy(from, root.join(to)).unwrap();
+    }
     for applet in [
-        "cat", "chown", "grep", "head", "id", "mkdir", "rm", "seq", "sh", "sleep", "touch",
+        "cat", "chown", "grep", "head", "id", "mkdir", "rm", "seq", "sleep", "touch",
     ] {
         std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
     }
