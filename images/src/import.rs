@@ -127,14 +127,14 @@ impl ContainerConfig {
         let bad = || Error::Change(instruction.chars().take(200).collect());
         let text = instruction.trim();
         // Docker takes `CMD=...` as well.
-        let end = text
-            .find(|c: char| c.is_whitespace() || c == '=')
+        let (name, value) = text
+            .split_once(|c: char| c.is_whitespace() || c == '=')
             .ok_or_else(bad)?;
-        let value = text[end + 1..].trim();
+        let value = value.trim();
         if value.is_empty() {
             return Err(bad());
         }
-        match text[..end].to_ascii_uppercase().as_str() {
+        match name.to_ascii_uppercase().as_str() {
             "CMD" => self.cmd = Some(command(value)),
             "ENTRYPOINT" => {
                 self.entrypoint = Some(command(value));
@@ -271,6 +271,9 @@ mod tests {
         assert_eq!((&*config.user, &*config.working_dir), ("1:2", "/a/b"));
         assert_eq!(config.stop_signal.as_deref(), Some("SIGINT"));
         assert_eq!(changed(&[r#"CMD=["x"]"#]).cmd.unwrap(), ["x"]);
+        // Blanks of more than one byte are blanks, too.
+        assert_eq!(changed(&["USER\u{85}me"]).user, "me");
+        assert_eq!(changed(&["USER\u{3000}me"]).user, "me");
     }
 
     #[test]

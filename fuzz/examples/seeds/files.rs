@@ -138,6 +138,7 @@ pub fn oci() -> Seeds {
             "changes",
             with(6, "CMD [\"a\"]\nENV A=b\nEXPOSE 80/tcp\nLABEL a=\"b c\""),
         ),
+        ("wide-blank", with(6, "CMD\u{85}a\nUSER\u{3000}b")),
     ]
 }
 
