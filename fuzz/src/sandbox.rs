@@ -3,6 +3,8 @@
 
 #[path = "../../src/sandbox/agent.rs"]
 pub mod agent;
+#[path = "../../src/sandbox/frames.rs"]
+pub mod frames;
 #[path = "../../src/sandbox/log.rs"]
 pub mod log;
 #[path = "../../src/sandbox/spec.rs"]

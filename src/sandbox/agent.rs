@@ -8,6 +8,8 @@ use std::time::Duration;
 use protocol::{AGENT_PORT, Failure, Frame, FrameError, FrameKind, Reply, Request};
 use thiserror::Error;
 
+use super::frames::{self, Frames};
+
 /// How long the machine may take to join a connection with the agent: it gives
 /// the guest two seconds itself.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -111,7 +113,7 @@ impl Agent {
     /// As [`Agent::ask`].
     pub fn reply(&mut self, patience: Option<Duration>) -> Result<Reply, AgentError> {
         self.stream.set_read_timeout(patience)?;
-        let frame = Frame::read_from(&mut self.stream)?.ok_or(AgentError::End)?;
+        let frame = frames::read_one(&self.stream)?.ok_or(AgentError::End)?;
         self.stream.set_read_timeout(None)?;
         match frame.parse(FrameKind::Reply)? {
             Reply::Failed(failure) => Err(AgentError::Failed(failure)),
@@ -182,19 +184,19 @@ impl Write for FrameWriter<'_> {
 
 /// The bytes of an archive that comes in frames, to its end.
 #[derive(Debug)]
-pub struct FrameReader<R> {
-    from: R,
+pub struct FrameReader {
+    from: Frames,
     kind: FrameKind,
     piece: Vec<u8>,
     read: usize,
     ended: bool,
 }
 
-impl<R: Read> FrameReader<R> {
+impl FrameReader {
     /// Of frames of this kind.
-    pub fn new(from: R, kind: FrameKind) -> Self {
+    pub fn new(from: UnixStream, kind: FrameKind) -> Self {
         FrameReader {
-            from,
+            from: Frames::new(from),
             kind,
             piece: Vec::new(),
             read: 0,
@@ -203,7 +205,9 @@ impl<R: Read> FrameReader<R> {
     }
 
     fn next_piece(&mut self) -> Result<(), FrameError> {
-        let frame = Frame::read_from(&mut self.from)?
+        let frame = self
+            .from
+            .read()?
             .ok_or_else(|| FrameError::Io(io::ErrorKind::UnexpectedEof.into()))?;
         if frame.kind == FrameKind::Reply
             && let Reply::Failed(failure) = frame.parse(FrameKind::Reply)?
@@ -220,7 +224,7 @@ impl<R: Read> FrameReader<R> {
     }
 }
 
-impl<R: Read> Read for FrameReader<R> {
+impl Read for FrameReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.read == self.piece.len() && !self.ended {
             self.next_piece().map_err(|e| match e {
@@ -340,7 +344,7 @@ mod tests {
                 writer.finish().unwrap();
             });
             let mut read = Vec::new();
-            FrameReader::new(&far, FrameKind::Stdin)
+            FrameReader::new(far, FrameKind::Stdin)
                 .read_to_end(&mut read)
                 .unwrap();
             assert_eq!(read, bytes);
@@ -349,12 +353,12 @@ mod tests {
             message: "no room".into(),
             status: 125,
         };
-        let mut bytes = Vec::new();
+        let (near, mut far) = UnixStream::pair().unwrap();
         Frame::json(FrameKind::Reply, &Reply::Failed(failure))
             .unwrap()
-            .write_to(&mut bytes)
+            .write_to(&mut far)
             .unwrap();
-        let error = FrameReader::new(&bytes[..], FrameKind::Stdout)
+        let error = FrameReader::new(near, FrameKind::Stdout)
             .read(&mut [0])
             .unwrap_err();
         assert_eq!(error.to_string(), "no room");

@@ -1,7 +1,7 @@
 //! A process's streams on this process's own: standard input, output and error,
 //! a terminal's size, and signals.
 
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::control;
 use super::detach::{DetachFilter, DetachKeys};
 use super::error::SandboxError;
+use super::frames::Frames;
 use super::signals::Signals;
 use crate::terminal::{self, Guard};
 
@@ -226,9 +227,9 @@ fn send_input(mut from: impl Read, mut to: &UnixStream, mut filter: Option<Detac
 }
 
 fn take_output(stream: UnixStream, mut out: impl Write, mut err: impl Write) -> End {
-    let mut from = BufReader::with_capacity(64 << 10, stream);
+    let mut from = Frames::new(stream);
     loop {
-        let frame = match Frame::read_from(&mut from) {
+        let frame = match from.read() {
             Ok(Some(frame)) => frame,
             Ok(None) => return End::Failed(control::lost("it ended")),
             Err(e) => return End::Failed(control::lost(&e.to_string())),

@@ -15,6 +15,7 @@ pub mod error;
 pub mod events;
 pub mod ext4;
 pub mod files;
+mod frames;
 pub mod guest;
 pub mod id;
 pub mod images;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 
-use crate::{STDOUT, frame, reply};
+use crate::{STDOUT, drip, frame, reply};
 
 const BLOCK: usize = 512;
 
@@ -77,6 +77,9 @@ pub fn send(name: &str, to: &mut File) -> std::io::Result<()> {
     }
     for piece in archive.chunks(7000) {
         frame(to, STDOUT, piece)?;
+    }
+    if name == "drips" {
+        return drip(to, STDOUT);
     }
     if name == "endless" {
         loop {

@@ -2,12 +2,12 @@
 //! what it is sent for words; the host name that drupe sets up says how it takes a
 //! start, a program's first argument or a path how it takes a request:
 //!
-//! * host names: `garbage`, `half`, `huge`, `mute`, `unasked`, `verbose` (an
+//! * host names: `garbage`, `half`, `huge`, `mute`, `drip`, `unasked`, `verbose` (an
 //!   answer of an unknown kind with a long name), `shouting` (an error
 //!   of a megabyte, with control characters); with any other the sandbox starts;
 //! * `flood` as host name: the sandbox's process writes without end, and thousands
 //!   of connections go to the host;
-//! * a process `garbage`, `half`, `huge`, `unasked`, `exits` (before it started, as
+//! * a process `garbage`, `half`, `huge`, `drip`, `dripping` (after its start), `unasked`, `exits` (before it started, as
 //!   two processes, with no status that there is);
 //! * a path that is the name of an archive in [`archive`];
 //! * figures and processes that are no numbers, or the largest.
@@ -53,6 +53,15 @@ fn reply(to: &mut File, json: &str) -> std::io::Result<()> {
     frame(to, REPLY, json.as_bytes())
 }
 
+/// A frame that is always on its way, and never whole.
+fn drip(to: &mut File, kind: u8) -> std::io::Result<()> {
+    to.write_all(&[kind, 0, 0, 16, 0])?;
+    loop {
+        to.write_all(b" ")?;
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
 /// What breaks the protocol whatever was asked; false for a word that means no
 /// such thing.
 fn break_off(word: &str, to: &mut File) -> std::io::Result<bool> {
@@ -74,6 +83,7 @@ fn break_off(word: &str, to: &mut File) -> std::io::Result<bool> {
             to.write_all(&[REPLY, 0xff, 0xff, 0xff, 0xff])?;
             to.write_all(&[b'x'; 100_000])?;
         }
+        "drip" => drip(to, REPLY)?,
         "mute" => {}
         "unasked" => {
             reply(
@@ -181,6 +191,11 @@ fn process(program: &str, stream: &mut File) -> std::io::Result<()> {
         "no-status" => {
             reply(stream, r#"{"started":{"process":1}}"#)?;
             frame(stream, EXIT, br#"{"status":65536,"oom_killed":"perhaps"}"#)
+        }
+        "dripping" => {
+            reply(stream, r#"{"started":{"process":1}}"#)?;
+            frame(stream, STDOUT, b"whole")?;
+            drip(stream, STDOUT)
         }
         "endless" => {
             reply(stream, r#"{"started":{"process":1}}"#)?;

@@ -5,7 +5,7 @@
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::{Child, Output, Stdio};
 
 use super::{Home, IMAGE};
 
@@ -112,9 +112,19 @@ fn an_agent_that_lies_hurts_nobody_but_its_sandbox() {
 
     home.detached("bad", "--hostname bad", "true");
     home.detached("flood", "--hostname flood", "true");
+    let dripping = dripping(&home);
     processes(&home);
     archives(&home);
     figures(&home);
+    for (what, child) in dripping {
+        let output = child.wait_with_output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_one_line(&what, &output);
+        assert!(
+            error.contains("was not whole after 30 s"),
+            "{what}: {error}"
+        );
+    }
 
     // The log of the one that floods is bounded, and readable.
     home.ok(&["logs", "--tail", "1", "flood"]);
@@ -144,6 +154,24 @@ fn an_agent_that_lies_hurts_nobody_but_its_sandbox() {
     home.ok(&["rm", "-f", "flood"]);
     assert_eq!(home.ok(&["ps", "-aq"]).lines().count(), 1);
     assert_eq!(home.ok(&["exec", "honest", "echo", "fine"]), "fine");
+}
+
+/// Commands to which the agent gives a byte now and then of an answer that has no
+/// end. They give up by themselves, and side by side.
+fn dripping(home: &Home) -> Vec<(String, Child)> {
+    fs::create_dir(home.path().join("drips")).unwrap();
+    let commands = [
+        &["exec", "bad", "drip"][..],
+        &["exec", "bad", "dripping"],
+        &["cp", "bad:/drip", "drips"],
+        &["cp", "bad:/drips", "drips"],
+    ];
+    let start = |args: &&[&str]| {
+        let mut command = home.command(args);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        (args.join(" "), command.spawn().unwrap())
+    };
+    commands.iter().map(start).collect()
 }
 
 fn processes(home: &Home) {
