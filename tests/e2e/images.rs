@@ -81,6 +81,34 @@ fn a_full_disk_is_told_and_loses_nothing() {
     assert_eq!(error.matches('\n').count(), 1, "{error}");
 }
 
+#[test]
+fn a_bomb_leaves_room_on_the_disk() {
+    let work = tempfile::tempdir().unwrap();
+    let script = script(&format!(
+        "cd '{}'
+        mkdir small
+        mount -t tmpfs -o size=22M tmpfs small
+        export DRUPE_HOME=$PWD/small
+        truncate -s 30M zeros
+        tar -cf - zeros | gzip -1 >bomb.tar.gz
+        echo small: $(($(stat -c %s bomb.tar.gz) < 1 << 20))
+        low() {{ while sleep 0.1; do df --output=avail -k small | tail -n 1; done; }}
+        low >free 2>/dev/null & low=$!
+        trap 'kill $low' EXIT
+        $DRUPE import -q bomb.tar.gz bomb && exit 1
+        echo status: $?
+        kill $low && trap - EXIT
+        echo left: $(ls small/images/tmp small/images/layers | grep -c .)
+        echo kept: $(($(sort -n free | head -n 1) > 400))
+        umount small",
+        work.path().display()
+    ));
+    assert_eq!(stdout(&script), "small: 1\nstatus: 1\nleft: 2\nkept: 1\n");
+    let error = String::from_utf8_lossy(&script.stderr).into_owned();
+    let line = "would leave less than 2 MiB of the disk: make room";
+    assert_eq!(error.matches(line).count(), 1, "{error}");
+}
+
 /// Debian's registry until it is dropped.
 struct Registry {
     child: Child,

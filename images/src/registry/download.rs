@@ -10,6 +10,7 @@ use super::client::{Client, pause};
 use crate::oci::Descriptor;
 use crate::progress::{Event, Progress};
 use crate::store::own_lock;
+use crate::store::space::KeepFree;
 use crate::{Digest, Error, Store};
 
 /// The largest blob, in bytes.
@@ -175,13 +176,14 @@ impl Download {
             }
             _ => 0,
         };
+        let in_store = |e| Stop::Lasting(Error::store(&self.path)(e));
         let mut body = answer.into_body().into_reader();
         let mut skip = have
             .checked_sub(start)
             .ok_or_else(|| broken("it leaves out a part of a layer".into()))?;
         let mut buffer = vec![0; BUFFER];
-        file.seek(SeekFrom::Start(*have))
-            .map_err(|e| Stop::Lasting(Error::store(&self.path)(e)))?;
+        file.seek(SeekFrom::Start(*have)).map_err(in_store)?;
+        let mut keep = KeepFree::of(file).map_err(in_store)?;
         while *have < self.size {
             let n = body.read(&mut buffer).map_err(|e| broken(ended(e)))?;
             if n == 0 {
@@ -194,8 +196,12 @@ impl Download {
                 let why = "a layer is longer than its manifest says".into();
                 return Err(Stop::Lasting(client.error(why)));
             }
-            file.write_all(new)
-                .map_err(|e| Stop::Lasting(Error::store(&self.path)(e)))?;
+            if let Err(e) = keep.write(new.len() as u64) {
+                // To go on later would end here again.
+                let _ = file.set_len(0);
+                return Err(in_store(e));
+            }
+            file.write_all(new).map_err(in_store)?;
             *have += new.len() as u64;
             {
                 let mut state = self.state();

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
+use super::space::KeepFree;
 use super::{Store, lock};
 use crate::Error;
 
@@ -64,6 +65,8 @@ impl Store {
         from: &mut impl Read,
         temp: &mut NamedTempFile,
     ) -> Result<(), SpoolError> {
+        let mut keep = KeepFree::of(temp.as_file())
+            .map_err(|e| SpoolError::Store(Error::store(&self.root)(e)))?;
         let mut buffer = vec![0; 256 << 10];
         loop {
             let n = match from.read(&mut buffer) {
@@ -73,8 +76,8 @@ impl Store {
                 Err(e) => return Err(SpoolError::Read(e)),
             };
             // The file's own error repeats its path.
-            temp.as_file_mut()
-                .write_all(&buffer[..n])
+            keep.write(n as u64)
+                .and_then(|()| temp.as_file_mut().write_all(&buffer[..n]))
                 .map_err(|e| SpoolError::Store(Error::store(&self.root)(e)))?;
         }
     }

@@ -11,6 +11,7 @@ use std::thread;
 use tempfile::NamedTempFile;
 
 use super::lock::NamedLock;
+use super::space::KeepFree;
 use super::{Store, files, lock};
 use crate::compress::decompressed;
 use crate::digest::HashingReader;
@@ -176,11 +177,12 @@ impl Store {
                 .try_clone()
                 .map_err(Error::store(file.path()))
         };
+        let keep = KeepFree::of(image.as_file()).map_err(Error::store(image.path()))?;
         let (image_file, aside_file) = (reopened(&image)?, reopened(&aside)?);
         let mut raw = HashingReader::new((job.open)()?);
         let read = || -> Result<(Layer, Digest), LayerError> {
             let plain = decompressed(&mut raw).map_err(crate::tar::TarError::Read)?;
-            let mut plain = HashingReader::new(plain);
+            let mut plain = HashingReader::new(keep.reading(plain));
             let layer = Layer::read(&mut plain, image_file, aside_file)?;
             Ok((layer, plain.finish().0))
         };
@@ -253,9 +255,10 @@ impl Store {
         match source.io() {
             Some(e) if is_of_the_store(e) => Error::Store {
                 path: self.root.clone(),
-                source: e
-                    .raw_os_error()
-                    .map_or_else(|| e.kind().into(), io::Error::from_raw_os_error),
+                source: e.raw_os_error().map_or_else(
+                    || io::Error::new(e.kind(), e.to_string()),
+                    io::Error::from_raw_os_error,
+                ),
             },
             _ => Error::Layer { digest, source },
         }

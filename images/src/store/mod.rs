@@ -22,6 +22,7 @@ mod layers;
 mod lock;
 mod names;
 mod remove;
+pub(crate) mod space;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
