@@ -180,7 +180,7 @@ pub struct BootArgs {
     pub net: Vec<NetConfig>,
     /// Directory or file of the host for the guest, which mounts it by
     /// 'mount -t virtiofs NAME DIR'; can be given again.
-    /// Options: readonly, cache=SECONDS
+    /// Options: readonly, cache=SECONDS, bw=LIMIT, iops=LIMIT
     #[arg(long, value_name = "PATH,tag=NAME[,readonly]")]
     pub share: Vec<FsSpec>,
     /// Sockets between guest and host: a Unix socket on the host, and the

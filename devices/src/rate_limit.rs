@@ -18,7 +18,7 @@ use crate::size::ByteSize;
 
 mod limiter;
 
-pub use limiter::{Limiter, LimiterState};
+pub use limiter::{IoLimits, Limiter, LimiterState};
 
 /// The time in which a bucket is filled unless it is said.
 const SECOND: Duration = Duration::from_secs(1);

@@ -4,6 +4,7 @@
 
 mod agent;
 mod blk;
+mod cgroup;
 mod config;
 mod dir;
 mod fs;

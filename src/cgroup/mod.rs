@@ -4,7 +4,9 @@
 //! A group is made beside this process's own, or, by root with version 2, at the
 //! top: there groups have either processes or groups in them.
 
+mod device;
 mod host;
+mod rates;
 
 use std::fs;
 use std::io::{self, Write};
@@ -13,7 +15,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use device::DeviceLimit;
 pub use host::{Host, advise};
+pub use rates::Rates;
 
 /// Microseconds of a period unless it is said: the kernel's.
 pub const DEFAULT_PERIOD: u64 = 100_000;
@@ -21,6 +25,11 @@ pub const DEFAULT_PERIOD: u64 = 100_000;
 const DEFAULT_SHARES: u64 = 1024;
 /// The same of a disk's time, as Docker counts it.
 const DEFAULT_BLKIO_WEIGHT: u16 = 500;
+/// Version 1's file for it.
+const BLKIO_WEIGHT: &str = "blkio.weight";
+/// The same of the BFQ scheduler, and what it has for who asked for none.
+const BFQ_WEIGHT: &str = "blkio.bfq.weight";
+const DEFAULT_BFQ_WEIGHT: &str = "100";
 
 /// Why there is no group, or not that limit.
 #[derive(Debug, Error)]
@@ -31,6 +40,14 @@ pub enum Error {
     /// A controller that is not there.
     #[error("the host has no cgroup controller '{0}' for this process")]
     NoController(&'static str),
+    /// What has no such limits.
+    #[error("{} {why}", path.display())]
+    Device {
+        /// What was named.
+        path: PathBuf,
+        /// What it is, and what to do.
+        why: String,
+    },
     /// A file.
     #[error("cgroup: cannot {what} {path}: {source}")]
     Io {
@@ -54,7 +71,7 @@ impl Error {
 }
 
 /// What a group may use. What is none is as if it had not been said.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of memory, page cache included.
     pub memory: Option<u64>,
@@ -68,6 +85,8 @@ pub struct Limits {
     pub cpu_shares: Option<u64>,
     /// Its share when disks are, 10 to 1000.
     pub blkio_weight: Option<u16>,
+    /// What it may do on single disks of the host.
+    pub devices: Vec<DeviceLimit>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,9 +136,11 @@ fn settings(version: Version, limits: &Limits, all: bool) -> Vec<Setting> {
         let weight = limits.blkio_weight.unwrap_or(DEFAULT_BLKIO_WEIGHT);
         match v2 {
             true => put("io", "io.weight", weight_of_blkio(weight).to_string()),
-            false => put("blkio", "blkio.weight", weight.to_string()),
+            false => put("blkio", BLKIO_WEIGHT, weight.to_string()),
         }
     }
+    let devices = limits.devices.iter();
+    list.extend(devices.flat_map(|device| device.settings(version, all)));
     list
 }
 
@@ -238,18 +259,29 @@ impl Group {
 
     fn write(&self, settings: &[Setting]) -> Result<(), Error> {
         for setting in settings {
-            let path = self.find(setting).ok_or(Error::NoController(setting.0))?;
-            write(&path, &setting.2)?;
+            let (path, value) = self.find(setting).ok_or(Error::NoController(setting.0))?;
+            write(&path, value)?;
         }
         Ok(())
     }
 
-    fn find(&self, (_, file, _): &Setting) -> Option<PathBuf> {
-        let mut paths = self
-            .directories
-            .iter()
-            .map(|directory| directory.join(file));
-        paths.find(|path| path.exists())
+    /// The file that a setting is for, and what to write to it.
+    fn find<'a>(&self, (_, file, value): &'a Setting) -> Option<(PathBuf, &'a str)> {
+        let find = |file: &str| {
+            let directories = self.directories.iter();
+            let mut paths = directories.map(|directory| directory.join(file));
+            paths.find(|path| path.exists())
+        };
+        match find(file) {
+            Some(path) => Some((path, value)),
+            // Since Linux 5.0 there is only the scheduler that is called so.
+            None if *file == BLKIO_WEIGHT => {
+                let usual = value == &DEFAULT_BLKIO_WEIGHT.to_string();
+                let value = if usual { DEFAULT_BFQ_WEIGHT } else { value };
+                find(BFQ_WEIGHT).map(|path| (path, value))
+            }
+            None => None,
+        }
     }
 
     /// Puts a process into it, with all its threads.
@@ -332,6 +364,7 @@ mod tests {
             cpu_period: None,
             cpu_shares: Some(2),
             blkio_weight: Some(10),
+            devices: Vec::new(),
         };
         let text = |version, limits: &Limits, all| {
             let settings = settings(version, limits, all).into_iter();
@@ -405,7 +438,7 @@ mod tests {
         assert_eq!(read("cpu.max"), "max 100000");
         let heavy = Limits {
             blkio_weight: Some(10),
-            ..limits
+            ..limits.clone()
         };
         assert!(matches!(
             group.set(&host, &heavy),

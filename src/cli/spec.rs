@@ -105,7 +105,8 @@ pub fn spec(
     }
     args.limits.apply(&mut spec);
     if spec.cgroup.disabled && spec.cgroup.needs_group() {
-        let why = "--cpu-quota, parts of --cpus, --cpu-shares and --blkio-weight need a cgroup";
+        let why = "--cpu-quota, parts of --cpus, --cpu-shares, --blkio-weight and --device-... \
+                   need a cgroup";
         return Err(bad("--cgroups=disabled", why));
     }
     Ok(spec)

@@ -21,7 +21,7 @@ use super::files;
 use super::id::Id;
 use super::spec::Spec;
 use super::store::{Sandbox, Store};
-use crate::cgroup::{Error, Group, Host, Limits, Shortage};
+use crate::cgroup::{DeviceLimit, Error, Group, Host, Limits, Shortage};
 
 /// The word that makes drupe a process that removes groups when they are empty.
 pub const COMMAND: &str = "cgroup-sweeper";
@@ -50,16 +50,25 @@ pub enum Record {
     None(String),
 }
 
-fn limits(spec: &Spec) -> Limits {
-    let memory = spec.machine.memory.bytes();
-    Limits {
-        memory: Some(memory + memory / MEMORY_PER_TABLE + MONITOR_MEMORY),
+fn limits(spec: &Spec) -> Result<Limits, Error> {
+    let mut devices = Vec::new();
+    for wish in &spec.cgroup.devices {
+        match DeviceLimit::new(&wish.path, wish.rates) {
+            Ok(limit) => devices.push(limit),
+            // It had one, and is gone.
+            Err(_) if wish.rates.is_none() => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(Limits {
+        memory: Some(memory(spec).bytes()),
         pids: Some(MAX_THREADS),
         cpu_quota: spec.cgroup.cpu_quota,
         cpu_period: spec.cgroup.cpu_period,
         cpu_shares: spec.cgroup.cpu_shares,
         blkio_weight: spec.cgroup.blkio_weight,
-    }
+        devices,
+    })
 }
 
 fn directory(home: &Path) -> PathBuf {
@@ -92,7 +101,8 @@ pub fn enter(sandbox: &Sandbox, spec: &Spec, monitor: u32) -> Result<(), Sandbox
     }
     let store = sandbox.store();
     let home = store.home();
-    match make(home, &sandbox.id, &limits(spec), monitor) {
+    let made = limits(spec).and_then(|limits| make(home, &sandbox.id, &limits, monitor));
+    match made {
         Ok(()) => Ok(()),
         Err(e) if spec.cgroup.needs_group() => Err(refused("cgroup", &e)),
         Err(e) => {
@@ -135,7 +145,7 @@ fn write(home: &Path, id: &Id, record: &Record) -> Result<(), Error> {
 pub fn update(sandbox: &Sandbox, spec: &Spec) -> Result<(), SandboxError> {
     match record(sandbox.store().home(), &sandbox.id) {
         Some(Record::Group(group)) => Host::find()
-            .and_then(|host| group.set(&host, &limits(spec)))
+            .and_then(|host| group.set(&host, &limits(spec)?))
             .map_err(|e| refused("cgroup", &crate::cgroup::advise(e))),
         Some(Record::None(why)) if spec.cgroup.needs_group() => Err(SandboxError::Refused(
             format!("this sandbox has no cgroup: {why}"),
@@ -157,7 +167,8 @@ pub fn shortage(home: &Path, id: &Id) -> Option<Shortage> {
 
 /// The most memory that a sandbox of this description may take of the host.
 pub fn memory(spec: &Spec) -> ByteSize {
-    ByteSize(limits(spec).memory.unwrap_or(u64::MAX))
+    let guest = spec.machine.memory.bytes();
+    ByteSize(guest + guest / MEMORY_PER_TABLE + MONITOR_MEMORY)
 }
 
 /// Removes the groups of sandboxes that do not run; false when one of them is

@@ -29,7 +29,7 @@ pub enum Request {
     /// Send the process a signal. Answer: `Done`.
     Signal(i32),
     /// Limit the machine's devices. Answer: `Done`.
-    Limit(DeviceLimits),
+    Limit(Box<DeviceLimits>),
     /// Tell the process the size of its window. Answer: `Done`.
     Resize(WindowSize),
     /// Ask the process to end, and end it when it has not within these seconds;

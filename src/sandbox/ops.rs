@@ -275,12 +275,13 @@ pub fn update(sandbox: &Sandbox, change: impl FnOnce(&mut Spec)) -> Result<(), S
     // Those that there were and are no more have to be lifted as well.
     let limits = DeviceLimits {
         disk: Some(spec.limits.disk.unwrap_or_default()),
+        share: Some(spec.limits.share.unwrap_or_default()),
         net: Some(spec.limits.net.unwrap_or_default()),
     };
     if sandbox.state()?.status.is_live() {
         cgroups::update(sandbox, &spec)?;
     }
-    match ask(sandbox, &Request::Limit(limits)) {
+    match ask(sandbox, &Request::Limit(Box::new(limits))) {
         Ok(()) | Err(SandboxError::NotRunning(_)) => {}
         Err(e) => return Err(e),
     }

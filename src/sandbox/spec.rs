@@ -12,6 +12,7 @@ use vmm::config::ByteSize;
 
 use super::log;
 use super::time::Time;
+use crate::cgroup::Rates;
 
 /// The version of `config.json` that this program writes. It reads no newer one.
 pub const VERSION: u32 = 1;
@@ -55,7 +56,7 @@ pub struct Spec {
     /// What its monitor keeps from itself.
     #[serde(default)]
     pub confine: confine::Mode,
-    /// How much each of its disks and its network card may do.
+    /// How much each of its disks and shares and its network card may do.
     #[serde(default)]
     pub limits: DeviceLimits,
     /// How much of the host its monitor may use.
@@ -280,7 +281,7 @@ pub struct Publish {
 }
 
 /// What a sandbox's monitor may use of the host, as far as it is asked for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct CgroupWishes {
     /// It has no group.
@@ -298,12 +299,28 @@ pub struct CgroupWishes {
     /// Its weight at the disks, 10 to 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blkio_weight: Option<u16>,
+    /// What it may do on the host's disks. One without rates had some.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceWish>,
+}
+
+/// What a sandbox may do on a disk of the host, whatever is on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DeviceWish {
+    /// The disk, as /dev/sda.
+    pub path: PathBuf,
+    /// In a second.
+    pub rates: Rates,
 }
 
 impl CgroupWishes {
     /// Something cannot be had without a group.
     pub fn needs_group(&self) -> bool {
-        self.cpu_quota.is_some() || self.cpu_shares.is_some() || self.blkio_weight.is_some()
+        self.cpu_quota.is_some()
+            || self.cpu_shares.is_some()
+            || self.blkio_weight.is_some()
+            || self.devices.iter().any(|wish| !wish.rates.is_none())
     }
 }
 

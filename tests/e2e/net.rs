@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::guest::{Guest, host};
 
@@ -99,6 +100,46 @@ fn iperf_runs_both_ways() {
         assert!(end.number(way) > 0, "{way} {}", end.console);
     }
     assert_eq!(end.number("dropped:"), 0);
+}
+
+/// A card's limits, both ways: three times what passes at once takes two times as
+/// long as it is refilled in.
+#[test]
+fn a_tap_is_held_to_its_limits() {
+    const RATE: usize = 128 << 10;
+    const LEAST: Duration = Duration::from_millis(1900);
+    let tap = Tap::new(4);
+    let listener = TcpListener::bind(SocketAddrV4::new(tap.host, 0)).unwrap();
+    let script = format!(
+        "{}
+         bash -ec 'exec 3<>/dev/tcp/{}/{}
+             head -c {size} /dev/zero >&3
+             head -c {size} <&3 | wc -c >&3'",
+        tap.guest_setup(),
+        tap.host,
+        listener.local_addr().unwrap().port(),
+        size = 3 * RATE
+    );
+    let guest = Guest::tuned().script(&script);
+    let guest = tap.attach(guest, &format!(",tx-bw={RATE},rx-bw={RATE}"));
+    let peer = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut buffer = vec![1; 3 * RATE];
+        let start = Instant::now();
+        stream.read_exact(&mut buffer).unwrap();
+        let sent = start.elapsed();
+        assert!(buffer.iter().all(|byte| *byte == 0));
+        let start = Instant::now();
+        stream.write_all(&buffer).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        (sent, start.elapsed(), answer)
+    });
+    guest.run().succeeded();
+    let (sent, received, answer) = peer.join().unwrap();
+    eprintln!("384 KiB at 128 KiB in a second: sent in {sent:?}, received in {received:?}");
+    assert_eq!(answer.trim(), (3 * RATE).to_string());
+    assert!(sent >= LEAST && received >= LEAST, "{sent:?}, {received:?}");
 }
 
 /// 100 MB each way, the host's compared byte by byte and the guest's by the sum

@@ -30,6 +30,31 @@ impl LimiterState {
     }
 }
 
+/// How much a device may do, its queues together. In JSON an object of the same
+/// names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct IoLimits {
+    /// Bytes read, written, or filled with zeroes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bw: Option<Limit>,
+    /// Requests of all kinds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iops: Option<Limit>,
+}
+
+impl IoLimits {
+    /// True when nothing is limited.
+    pub fn is_none(&self) -> bool {
+        *self == IoLimits::default()
+    }
+
+    /// Full buckets.
+    pub fn buckets(&self) -> LimiterState {
+        LimiterState::new(self.bw, self.iops)
+    }
+}
+
 /// Two buckets that something has to pass. Any thread may ask and change it.
 /// Without a limit, to ask costs one look at a flag.
 #[derive(Debug, Default)]
@@ -80,6 +105,15 @@ impl Limiter {
     pub fn passed(&self, bytes: u64) {
         if self.is_limited() {
             take(&mut self.lock(), bytes);
+        }
+    }
+
+    /// What has passed took so many bytes more than it was counted for.
+    pub fn add(&self, bytes: u64) {
+        if self.is_limited()
+            && let Some(bucket) = &mut self.lock().bytes
+        {
+            bucket.take(bytes);
         }
     }
 

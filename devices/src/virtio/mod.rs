@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::GuestMemory;
+use crate::rate_limit::IoLimits;
 use crate::rate_log::RateLog;
 
 pub mod blk;
@@ -24,6 +25,7 @@ mod queue;
 pub mod rng;
 mod stop;
 mod subscriber;
+mod throttle;
 pub mod vsock;
 
 pub use buffer::GuestBuffer;
@@ -171,7 +173,10 @@ pub struct EventSource {
 pub struct DeviceLimits {
     /// For disks, each of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub disk: Option<blk::DiskLimits>,
+    pub disk: Option<IoLimits>,
+    /// For shares, each of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<IoLimits>,
     /// For network cards, each of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub net: Option<net::NetLimits>,

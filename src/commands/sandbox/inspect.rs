@@ -145,6 +145,7 @@ fn cgroup(sandbox: &Sandbox, spec: &Spec, state: &State) -> Value {
         "CpuPeriod": spec.cgroup.cpu_period,
         "CpuShares": spec.cgroup.cpu_shares,
         "BlkioWeight": spec.cgroup.blkio_weight,
+        "Devices": spec.cgroup.devices.iter().filter(|wish| !wish.rates.is_none()).collect::<Vec<_>>(),
     })
 }
 

@@ -113,6 +113,7 @@ pub fn blueprint(
     for share in &mounts.shares {
         config.shares.push(FsSpec {
             readonly: share.read_only,
+            limits: spec.limits.share.unwrap_or_default(),
             ..FsSpec::new(&share.path, &share.tag)
         });
         flush |= !share.read_only;

@@ -11,7 +11,7 @@ mod soak;
 
 /// True in the KVM lab; says that a test is left out elsewhere, because it does
 /// to the host what nobody wants done to theirs.
-fn in_the_lab() -> bool {
+pub fn in_the_lab() -> bool {
     let line = fs::read_to_string("/proc/cmdline").unwrap();
     let lab = line.split_whitespace().any(|word| word == "drupe.lab");
     if !lab {
@@ -22,7 +22,7 @@ fn in_the_lab() -> bool {
 
 /// True for root who may do what root may; says that a test is left out for
 /// others.
-fn is_real_root() -> bool {
+pub fn is_real_root() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap();
     let root =
         map.split_whitespace().eq(["0", "0", "4294967295"]) && rustix::process::getuid().is_root();

@@ -13,7 +13,7 @@ fn set(blk: &std::sync::Mutex<Blk>, text: &str) {
     let spec: DiskSpec = format!("x,{text}").parse().unwrap();
     let limits = DeviceLimits {
         disk: Some(spec.limits),
-        net: None,
+        ..DeviceLimits::default()
     };
     blk.lock().unwrap().set_limits(&limits);
 }

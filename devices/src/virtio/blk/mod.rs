@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::throttle::Throttle;
 use super::{Activation, DeviceLimits, DeviceType, VirtioDevice, read_config_bytes, report_start};
 use crate::rate_limit::{Limiter, LimiterState};
 use crate::rate_log::FailureLog;
@@ -39,10 +40,10 @@ pub use config::{
 pub use file::{DiskError, FileDisk};
 pub use layers::{LayerDisk, MAX_LAYERS};
 pub use request::{Status, request_type};
-pub use spec::{DiskLimits, DiskSpec, MAX_QUEUES, SERIAL_SIZE};
+pub use spec::{DiskSpec, MAX_QUEUES, SERIAL_SIZE};
 
 use super::stop::Stop;
-use request::{Limits, Requests};
+use request::Requests;
 use worker::Workers;
 
 /// The unit of capacity and of request addresses in bytes, whatever the logical
@@ -172,7 +173,7 @@ impl Blk {
             serial: self.state.serial,
             features: activation.features,
             readonly: self.readonly,
-            limits: Limits::new(self.limiter.clone()),
+            throttle: Throttle::new(self.limiter.clone()),
             stop: Arc::new(Stop::new()?),
             failures: self.failures.clone(),
         };

@@ -1,9 +1,7 @@
 //! One request, from its chain to its status (virtio 1.2 §5.2.6).
 
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use super::backend::DiskBackend;
 use super::config::{
@@ -11,10 +9,9 @@ use super::config::{
 };
 use super::spec::SERIAL_SIZE;
 use super::{SECTOR_SIZE, config};
-use crate::rate_limit::Limiter;
 use crate::rate_log::FailureLog;
-use crate::sys_io;
 use crate::virtio::stop::Stop;
+use crate::virtio::throttle::Throttle;
 use crate::virtio::{Chain, GuestBuffer, Violation};
 
 /// Request types, `VIRTIO_BLK_T_*`.
@@ -58,10 +55,6 @@ const FLAG_UNMAP: u32 = 1;
 /// reset waits no longer than this takes.
 const MAX_TRANSFER: usize = 16 << 20;
 
-/// The longest that a worker waits for its limit before it looks again: the limit
-/// may have been changed.
-const MAX_WAIT: Duration = Duration::from_millis(200);
-
 /// Why a request did not end well.
 enum Failure {
     /// What the guest is told.
@@ -81,37 +74,6 @@ impl From<io::Error> for Failure {
 const IOERR: Failure = Failure::Status(Status::IoErr);
 const UNSUPP: Failure = Failure::Status(Status::Unsupp);
 
-/// A disk's limit, which its queues share.
-pub(super) struct Limits {
-    limiter: Arc<Limiter>,
-    /// Held by the queue whose turn it is: else small requests of one could keep
-    /// a large one of another waiting for ever.
-    turn: Mutex<()>,
-}
-
-impl Limits {
-    pub fn new(limiter: Arc<Limiter>) -> Self {
-        let turn = Mutex::new(());
-        Limits { limiter, turn }
-    }
-
-    /// Waits until a request of so many bytes may pass; or for the stop.
-    fn wait(&self, bytes: u64, stop: &Stop) -> Result<(), Failure> {
-        if !self.limiter.is_limited() {
-            return Ok(());
-        }
-        // Whoever holds it waits for the same stop.
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(time) = self.limiter.pass(bytes) {
-            sys_io::wait_readable_for([stop.as_raw_fd()], Some(time.min(MAX_WAIT)))?;
-            if stop.is_raised() {
-                return Err(Failure::Stopped);
-            }
-        }
-        Ok(())
-    }
-}
-
 /// What to do with the requests of one use of the device, from `DRIVER_OK` to
 /// reset; shared by the workers of all queues.
 pub(super) struct Requests {
@@ -126,7 +88,7 @@ pub(super) struct Requests {
     /// Writes are refused, whatever the driver accepted.
     pub readonly: bool,
     /// How much may be done.
-    pub limits: Limits,
+    pub throttle: Throttle,
     /// Raised to drop requests.
     pub stop: Arc<Stop>,
     /// What has been told. The disk's, so that a reset does not begin it anew.
@@ -326,7 +288,10 @@ impl Requests {
     /// Waits until the limits let one request of so many bytes pass. A request that
     /// is refused for what it says does not come here, and costs nothing.
     fn limit(&self, bytes: u64) -> Result<(), Failure> {
-        self.limits.wait(bytes, &self.stop)
+        match self.throttle.wait(bytes, &self.stop)? {
+            true => Ok(()),
+            false => Err(Failure::Stopped),
+        }
     }
 
     fn check_writable(&self) -> Result<(), Failure> {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::layers::MAX_LAYERS;
-use crate::rate_limit::{Limit, LimiterState};
+use crate::rate_limit::IoLimits;
 use crate::spec::{Options, SpecError};
 
 /// What messages call the device.
@@ -22,31 +22,6 @@ pub const SERIAL_SIZE: usize = 20;
 
 /// Serial number of a disk of layers that is given none.
 const LAYERS_ID: &str = "layers";
-
-/// How much a disk may do, its queues together. In JSON an object of the same
-/// names.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct DiskLimits {
-    /// Bytes read, written, or filled with zeroes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bw: Option<Limit>,
-    /// Requests of all kinds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub iops: Option<Limit>,
-}
-
-impl DiskLimits {
-    /// True when nothing is limited.
-    pub fn is_none(&self) -> bool {
-        *self == DiskLimits::default()
-    }
-
-    /// Full buckets.
-    pub fn buckets(&self) -> LimiterState {
-        LimiterState::new(self.bw, self.iops)
-    }
-}
 
 /// A disk: `PATH[,readonly][,queues=N][,id=TEXT][,bw=LIMIT][,iops=LIMIT]`, or in
 /// JSON a list of `layers` in place of the path.
@@ -71,8 +46,8 @@ pub struct DiskSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// How much it may do.
-    #[serde(default, skip_serializing_if = "DiskLimits::is_none")]
-    pub limits: DiskLimits,
+    #[serde(default, skip_serializing_if = "IoLimits::is_none")]
+    pub limits: IoLimits,
 }
 
 fn one() -> u16 {
@@ -92,7 +67,7 @@ impl DiskSpec {
             readonly: false,
             queues: 1,
             id: None,
-            limits: DiskLimits::default(),
+            limits: IoLimits::default(),
         }
     }
 
@@ -182,7 +157,7 @@ impl FromStr for DiskSpec {
             readonly: options.flag("readonly")?,
             queues: options.number("queues", 1, MAX_QUEUES)?.unwrap_or_else(one),
             id: options.value("id")?,
-            limits: DiskLimits {
+            limits: IoLimits {
                 bw: options.value("bw")?,
                 iops: options.value("iops")?,
             },

@@ -171,6 +171,8 @@ impl Server {
         let len = usize::try_from(len.min(MAX_COPY).min(self.max_space)).unwrap_or(usize::MAX);
         let (from, to) = (from.file()?, to.file()?);
         let copied = copy_file_range(from, Some(&mut from_at), to, Some(&mut to_at), len)?;
+        // It went through no queue.
+        self.throttle.add(copied as u64);
         Ok(Out::default().u32(copied as u32).u32(0).into())
     }
 }

@@ -10,7 +10,11 @@
 use std::io;
 use std::sync::Arc;
 
-use super::{Activation, DeviceType, OpenDirectory, VirtioDevice, read_config_bytes, report_start};
+use super::{
+    Activation, DeviceLimits, DeviceType, OpenDirectory, VirtioDevice, read_config_bytes,
+    report_start,
+};
+use crate::rate_limit::{Limiter, LimiterState};
 
 mod abi;
 mod data;
@@ -53,6 +57,7 @@ pub struct Fs {
     name: String,
     config: [u8; CONFIG_SIZE],
     server: Arc<Server>,
+    limiter: Arc<Limiter>,
     workers: Option<Workers>,
     /// Kicks come by the event loop and are served there.
     #[cfg(any(test, feature = "testing"))]
@@ -74,10 +79,12 @@ impl Fs {
             *to = from;
         }
         queues.copy_from_slice(&REQUEST_QUEUES.to_le_bytes());
+        let limiter = Arc::new(Limiter::new(spec.limits.buckets()));
         Ok(Fs {
             name: format!("fs{index}"),
             config,
-            server: Arc::new(Server::new(Share::open(spec)?, files)),
+            server: Arc::new(Server::new(Share::open(spec)?, files, limiter.clone())),
+            limiter,
             workers: None,
             #[cfg(any(test, feature = "testing"))]
             without_threads: false,
@@ -98,6 +105,17 @@ impl Fs {
         if let Some(server) = Arc::get_mut(&mut self.server) {
             server.max_space = bytes;
         }
+    }
+
+    /// What is left to it of its limits, to save; a share that is restored goes on
+    /// with that by [`Fs::restore_limits`].
+    pub fn limits(&self) -> LimiterState {
+        self.limiter.state()
+    }
+
+    /// Goes on with what was left when it was saved.
+    pub fn restore_limits(&mut self, state: LimiterState) {
+        self.limiter.set(state);
     }
 
     fn start(&mut self, activation: Activation) -> io::Result<()> {
@@ -155,6 +173,12 @@ impl VirtioDevice for Fs {
         // Ends and joins the workers.
         self.workers = None;
         self.server.clear();
+    }
+
+    fn set_limits(&mut self, limits: &DeviceLimits) {
+        if let Some(limits) = &limits.share {
+            self.limiter.set(limits.buckets());
+        }
     }
 
     #[cfg(not(any(test, feature = "testing")))]

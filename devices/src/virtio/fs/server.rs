@@ -10,6 +10,9 @@ use super::abi::{MAJOR, MIN_MINOR, MINOR};
 use super::owner::Owners;
 use super::share::{Root, Share};
 use super::tables::{Handles, Inode, Nodes};
+use crate::rate_limit::Limiter;
+use crate::virtio::stop::Stop;
+use crate::virtio::throttle::Throttle;
 use crate::virtio::{Chain, GuestBuffer, Violation};
 
 /// The most data of one read or write: 1 MiB, 256 pages.
@@ -50,13 +53,16 @@ pub(super) struct Server {
     pub share: Share,
     pub nodes: Nodes,
     pub handles: Handles,
+    /// How much may be done.
+    pub throttle: Throttle,
     /// The most space in bytes that one request takes without data to fill it.
     pub max_space: u64,
 }
 
 impl Server {
-    /// A server that holds at most `files` descriptors for the guest.
-    pub fn new(share: Share, files: usize) -> Self {
+    /// A server that holds at most `files` descriptors for the guest, and keeps to
+    /// this limit.
+    pub fn new(share: Share, files: usize, limiter: Arc<Limiter>) -> Self {
         let root = match &share.root {
             Root::Dir(inode) => Some(inode.clone()),
             Root::File(_) => None,
@@ -66,6 +72,7 @@ impl Server {
         Server {
             nodes: Nodes::new(root, (files - open.min(files)).max(2)),
             handles: Handles::new(open),
+            throttle: Throttle::new(limiter),
             max_space: u64::MAX,
             share,
         }
@@ -90,7 +97,8 @@ impl Server {
         self.nodes.clear();
     }
 
-    /// Answers one request. Returns how many bytes were written to the chain.
+    /// Answers one request. Returns how many bytes were written to the chain; none
+    /// when the device was stopped while the request waited for the limit.
     ///
     /// How the driver splits the parts into descriptors is its own affair
     /// (virtio 1.2 §2.7.4).
@@ -98,7 +106,12 @@ impl Server {
     /// # Errors
     /// When the chain has no room for the header of either side. Whatever else
     /// is wrong is answered by an error number.
-    pub fn process(&self, queue: u16, chain: Chain<'_>) -> Result<u32, Violation> {
+    pub fn process(
+        &self,
+        queue: u16,
+        chain: Chain<'_>,
+        stop: &Stop,
+    ) -> Result<Option<u32>, Violation> {
         let head = chain.head;
         let bad = |why| Violation::Chain { queue, head, why };
         let Chain {
@@ -116,10 +129,19 @@ impl Server {
         if is_silent(header.opcode) {
             // Not even what is wrong with it can be said.
             let _ = self.parse_and_call(&header, readable, &mut writable);
-            return Ok(0);
+            return Ok(Some(0));
         }
         if front.len() < OUT_HEADER {
             return Err(bad("a request without room for its answer"));
+        }
+        // Whatever the guest does with its memory meanwhile: no read or write moves
+        // more than what there is room for.
+        let bytes = (readable.len() + writable.len()) as u64;
+        match self.throttle.wait(bytes, stop) {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            // It cannot wait, so that nothing would hold it to its limit.
+            Err(_) => return Err(bad("a request that the host cannot hold back")),
         }
         let answer = self
             .parse_and_call(&header, readable, &mut writable)
@@ -141,7 +163,7 @@ impl Server {
             .u64(header.unique);
         // There is room, as was seen above.
         let _ = front.write_all(&out.into_bytes());
-        Ok(total)
+        Ok(Some(total))
     }
 
     /// Copies the arguments, so that the guest cannot change what was checked.

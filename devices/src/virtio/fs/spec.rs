@@ -1,4 +1,4 @@
-//! How a share is described: `PATH,tag=NAME[,readonly][,cache=SECONDS]`.
+//! How a share is described, on the command line and in JSON.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::rate_limit::IoLimits;
 use crate::spec::{Options, SpecError};
 
 const DEVICE: &str = "share";
@@ -17,7 +18,7 @@ pub const TAG_SIZE: usize = 36;
 pub const MAX_CACHE: u32 = 3600;
 
 /// A directory or a file of the host for the guest:
-/// `PATH,tag=NAME[,readonly][,cache=SECONDS]`.
+/// `PATH,tag=NAME[,readonly][,cache=SECONDS][,bw=LIMIT][,iops=LIMIT]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct FsSpec {
@@ -34,6 +35,9 @@ pub struct FsSpec {
     /// host changes; at most 3600.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cache: u32,
+    /// How much it may do.
+    #[serde(default, skip_serializing_if = "IoLimits::is_none")]
+    pub limits: IoLimits,
 }
 
 fn is_zero(n: &u32) -> bool {
@@ -48,6 +52,7 @@ impl FsSpec {
             tag: tag.into(),
             readonly: false,
             cache: 0,
+            limits: IoLimits::default(),
         }
     }
 
@@ -97,11 +102,16 @@ impl FromStr for FsSpec {
         let tag = options.value::<String>("tag")?;
         let readonly = options.flag("readonly")?;
         let cache = options.value("cache")?.unwrap_or(0);
+        let limits = IoLimits {
+            bw: options.value("bw")?,
+            iops: options.value("iops")?,
+        };
         let missing = options.bad("tag", "is missing, as in 'tag=data'".to_owned());
         options.finish()?;
         let spec = FsSpec {
             readonly,
             cache,
+            limits,
             ..FsSpec::new(path, tag.ok_or(missing)?)
         };
         spec.validate()?;
@@ -119,6 +129,11 @@ mod tests {
         let json = r#"{"path":"/a b","tag":"x","readonly":true,"cache":2}"#;
         assert_eq!(serde_json::from_str::<FsSpec>(json).unwrap(), spec);
         assert_eq!(serde_json::to_string(&spec).unwrap(), json);
+        let spec: FsSpec = "d,tag=x,bw=50M,iops=100/100ms".parse().unwrap();
+        let json =
+            r#"{"path":"d","tag":"x","readonly":false,"limits":{"bw":"50M","iops":"100/100ms"}}"#;
+        assert_eq!(serde_json::to_string(&spec).unwrap(), json);
+        assert_eq!(serde_json::from_str::<FsSpec>(json).unwrap(), spec);
         assert_eq!("d,tag=x".parse::<FsSpec>().unwrap(), FsSpec::new("d", "x"));
         assert!(serde_json::from_str::<FsSpec>(r#"{"path":"d"}"#).is_err());
     }
@@ -143,7 +158,7 @@ mod tests {
             ),
             (
                 "d,tag=t,ro",
-                "share: unknown option 'ro'; it takes tag, readonly, cache",
+                "share: unknown option 'ro'; it takes tag, readonly, cache, bw, iops",
             ),
         ] {
             let e = text.parse::<FsSpec>().unwrap_err();

@@ -199,7 +199,9 @@ impl Lane {
 
     fn answer(&self, chain: Chain<'_>) -> Result<(), Violation> {
         let head = chain.head;
-        let len = self.server.process(self.index, chain)?;
+        let Some(len) = self.server.process(self.index, chain, &self.stop)? else {
+            return Ok(());
+        };
         let mut queue = self.queue();
         queue.push(&self.mem, head, len)?;
         queue.notify(&self.mem)

@@ -15,6 +15,7 @@ mod data;
 mod device;
 mod escape;
 mod hostile;
+mod limits;
 mod meta;
 mod names;
 

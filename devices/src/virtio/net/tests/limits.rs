@@ -21,7 +21,10 @@ fn limited(text: &str) -> Bench {
 impl Bench {
     fn limit(&self, text: &str) {
         let net = Some(limits(text));
-        let limits = DeviceLimits { net, disk: None };
+        let limits = DeviceLimits {
+            net,
+            ..DeviceLimits::default()
+        };
         self.net().set_limits(&limits);
         // Told to by the event loop.
         assert!(timer_goes_off(&self.net().timer));

@@ -2,6 +2,9 @@
 //! alone. Under emulation nothing is said of how fast something is, only that a
 //! limit was never exceeded; what was measured is printed.
 
+mod host_disk;
+mod version1;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
