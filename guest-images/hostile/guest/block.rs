@@ -28,6 +28,13 @@ pub fn read_sector(device: &Device, before: u16) -> bool {
     device.request(0, before, &buffers) == Outcome::Used && read::<u8>(STATUS) == 0
 }
 
+/// Writes what is in the arena; `before` requests went before it.
+pub fn write_sectors(device: &Device, before: u16, sector: u64, len: u32) -> bool {
+    header(OUT, sector);
+    let buffers = [(HEADER, 16, false), (ARENA, len, false), (STATUS, 1, true)];
+    device.request(0, before, &buffers) == Outcome::Used && read::<u8>(STATUS) == 0
+}
+
 pub fn good(device: &Device) -> bool {
     hw::fill(DATA, 512, 0);
     read_sector(device, 0) && hw::is_filled(DATA, 512, SECTOR_WORD)

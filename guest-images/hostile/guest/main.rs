@@ -7,8 +7,10 @@
 //! * `hold`: starts every device and keeps still;
 //! * `flood=N`: for each `f` that is typed, N notifications of the first device;
 //!   `flood` alone notifies it without end;
+//! * `fill`: writes to the first disk without end;
 //! * `ping=N`: for each `m` that is typed, the median time of N reads of the first
-//!   disk's first sector, in ticks of the CPU's clock.
+//!   disk's first sector, for each `n` of N answers of the gateway's, in ticks of the
+//!   CPU's clock.
 //!
 //! It ends after a `q`: until then the host can look at the process.
 
@@ -79,6 +81,8 @@ extern "C" fn main() -> ! {
         attack::hold();
     } else if let Some((count, len)) = option("flood") {
         load::flood(number(&count[..len]));
+    } else if option("fill").is_some() {
+        load::fill();
     } else if let Some((count, len)) = option("ping") {
         load::ping(number(&count[..len]));
     } else {

@@ -41,11 +41,18 @@ pub fn provoke(device: &Device) {
 }
 
 pub fn good(device: &Device) -> bool {
-    offer(RECEIVE, 0, &[(RECEIVED, RECEIVE_SIZE, true)]);
+    ask(device, 0)
+}
+
+/// Asks the gateway for its address, when it has answered so many times before.
+pub fn ask(device: &Device, before: u16) -> bool {
+    offer(RECEIVE, before, &[(RECEIVED, RECEIVE_SIZE, true)]);
     device.notify(RECEIVE);
-    provoke(device);
-    device.wait(TRANSMIT, 1, PATIENCE) == Outcome::Used
-        && device.wait(RECEIVE, 1, PATIENCE) == Outcome::Used
+    frame(device);
+    offer(TRANSMIT, before, &[(SENT, HEADER + ARP.len() as u32, false)]);
+    device.notify(TRANSMIT);
+    device.wait(TRANSMIT, before.wrapping_add(1), PATIENCE) == Outcome::Used
+        && device.wait(RECEIVE, before.wrapping_add(1), PATIENCE) == Outcome::Used
 }
 
 fn sent(device: &Device, report: &mut Report, name: &str, buffers: &[Buffer]) {

@@ -267,7 +267,7 @@ impl Device {
     pub fn request(&self, queue: u16, before: u16, buffers: &[Buffer]) -> Outcome {
         offer(queue, before, buffers);
         self.notify(queue);
-        self.wait(queue, before + 1, PATIENCE)
+        self.wait(queue, before.wrapping_add(1), PATIENCE)
     }
 }
 
