@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
+    SeccompRule, TargetArch, sock_filter,
 };
 
 use crate::filters::{self, Allow, When};
@@ -15,8 +15,29 @@ const ARCH: TargetArch = TargetArch::x86_64;
 #[cfg(target_arch = "aarch64")]
 const ARCH: TargetArch = TargetArch::aarch64;
 
-/// The filter of a role: what fails quietly, and then the allow-list.
+/// `struct seccomp_data`: where the call's number stands.
+const NUMBER_OFFSET: u32 = 0;
+
+/// The filter of a role: what fails quietly, and the allow-list.
+///
+/// To install one, the kernel tries it with each call that there is, and it
+/// translates it into machine code: both take longer than anything else here. So
+/// a call's number is found by halving, not one after the other. Only calls that
+/// depend on an argument go to a list behind that, which `seccompiler` makes.
 pub struct Filter(BpfProgram);
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// It is made.
+    Allow,
+    /// It fails.
+    Refuse,
+    /// It ends the process.
+    Trap,
+    /// That depends on its arguments.
+    Look,
+}
 
 impl Filter {
     /// Compiles that of a role.
@@ -36,36 +57,46 @@ impl Filter {
     }
 
     fn compile(lists: &[&'static [Allow]]) -> Result<Self, Failed> {
-        let refused = refused(lists);
+        let mut answers: BTreeMap<i64, Answer> = BTreeMap::new();
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+        for call in refused(lists) {
+            answers.insert(call, Answer::Refuse);
+        }
         for (call, when) in lists.iter().copied().flatten() {
-            rules.entry(*call).or_default().extend(condition(*when)?);
+            match condition(*when)? {
+                Some(rule) => {
+                    rules.entry(*call).or_default().push(rule);
+                    answers.entry(*call).or_insert(Answer::Look);
+                }
+                // Allowed whatever its arguments, it has no need of its rules.
+                None => {
+                    answers.insert(*call, Answer::Allow);
+                }
+            }
         }
-        // A call without rules is allowed whatever its arguments.
-        let always = |(_, when): &&Allow| matches!(when, When::Always);
-        let whole = lists.iter().copied().flatten().filter(always);
-        for call in whole.map(|(call, _)| call).chain(&refused) {
-            rules.insert(*call, Vec::new());
-        }
-        let allow = SeccompFilter::new(rules, SeccompAction::Trap, SeccompAction::Allow, ARCH);
-        let quiet = refused.iter().map(|call| (*call, Vec::new())).collect();
-        let quiet = SeccompFilter::new(
-            quiet,
-            SeccompAction::Allow,
-            SeccompAction::Errno(libc::ENOSYS as u32),
-            ARCH,
-        );
-        let compile = |filter: Result<SeccompFilter, seccompiler::BackendError>| {
-            filter
+        rules.retain(|call, _| answers.get(call) == Some(&Answer::Look));
+        let failed = |e| Failed::new("compile a filter", e);
+        let compile = |rules| {
+            SeccompFilter::new(rules, SeccompAction::Trap, SeccompAction::Allow, ARCH)
                 .and_then(BpfProgram::try_from)
-                .map_err(|e| Failed::new("compile a filter", e))
+                .map_err(failed)
         };
-        // One after the other, as one: to install a filter, the kernel goes through
-        // all calls there are, which takes longer than anything else here. What
-        // the first would let pass, in its last instruction, goes to the second.
-        let mut program = compile(quiet)?;
+        // Without rules, what is left is a look at the architecture and an answer.
+        let mut program = compile(BTreeMap::new())?;
         program.pop();
-        program.extend(compile(allow)?);
+        program.push(instruction(
+            libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+            NUMBER_OFFSET,
+        ));
+        let mut tree = tree(&ranges(&answers)?)?;
+        let len = tree.len();
+        for (at, jump) in tree.iter_mut().enumerate() {
+            if u32::from(jump.code) == LOOK {
+                jump.k = jump_length(len - at - 1)?;
+            }
+        }
+        program.extend(tree);
+        program.extend(compile(rules)?);
         Ok(Filter(program))
     }
 
@@ -76,6 +107,61 @@ impl Filter {
     pub fn apply(&self) -> Result<(), Failed> {
         trap::accept();
         seccompiler::apply_filter(&self.0).map_err(|e| Failed::new("install a filter", e))
+    }
+}
+
+/// From which number on which answer holds, up to the next.
+fn ranges(answers: &BTreeMap<i64, Answer>) -> Result<Vec<(u32, Answer)>, Failed> {
+    let mut ranges = vec![(0, Answer::Trap)];
+    for (call, answer) in answers {
+        let call = u32::try_from(*call).map_err(|e| Failed::new("compile a filter", e))?;
+        // The end of the call before, if this is not the next one.
+        if ranges.last().is_some_and(|(start, _)| *start == call) {
+            ranges.pop();
+        }
+        if ranges.last().is_none_or(|(_, before)| before != answer) {
+            ranges.push((call, *answer));
+        }
+        ranges.push((call + 1, Answer::Trap));
+    }
+    Ok(ranges)
+}
+
+/// A jump out of the tree to what looks at arguments. There is no other jump of
+/// this kind in it.
+const LOOK: u32 = libc::BPF_JMP | libc::BPF_JA;
+
+/// Looks for the range that the number is in, and answers.
+fn tree(ranges: &[(u32, Answer)]) -> Result<BpfProgram, Failed> {
+    let answer = |action| vec![instruction(libc::BPF_RET | libc::BPF_K, u32::from(action))];
+    if let [(_, one)] = ranges {
+        return Ok(match one {
+            Answer::Allow => answer(SeccompAction::Allow),
+            Answer::Refuse => answer(SeccompAction::Errno(libc::ENOSYS as u32)),
+            Answer::Trap => answer(SeccompAction::Trap),
+            Answer::Look => vec![instruction(LOOK, 0)],
+        });
+    }
+    let (low, high) = ranges.split_at(ranges.len() / 2);
+    let start = high.first().map_or(0, |(start, _)| *start);
+    let (low, high) = (tree(low)?, tree(high)?);
+    let mut choice = instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, start);
+    choice.jt = jump_length(low.len())?;
+    Ok([vec![choice], low, high].concat())
+}
+
+/// How many instructions are left out by a jump.
+fn jump_length<T: TryFrom<usize>>(instructions: usize) -> Result<T, Failed> {
+    T::try_from(instructions)
+        .map_err(|_| Failed::new("compile a filter", "its list is too long for a jump"))
+}
+
+fn instruction(code: u32, k: u32) -> sock_filter {
+    sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: 0,
+        k,
     }
 }
 
@@ -131,6 +217,84 @@ pub fn allows(role: Role, call: i64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the kernel does with a program, for a call of this number whose
+    /// arguments all are `argument`; and in how many instructions.
+    fn run(program: &[sock_filter], arch: u32, number: u32, argument: u64) -> (u32, usize) {
+        let (mut accumulator, mut at) = (0u32, 0);
+        for steps in 1..=program.len() {
+            let now = &program[at];
+            at += 1;
+            let jump = |taken: bool| usize::from(if taken { now.jt } else { now.jf });
+            match u32::from(now.code) {
+                0x20 => {
+                    accumulator = match now.k {
+                        0 => number,
+                        4 => arch,
+                        k if (k - 16) % 8 == 0 => argument as u32,
+                        _ => (argument >> 32) as u32,
+                    }
+                }
+                0x05 => at += now.k as usize,
+                0x15 => at += jump(accumulator == now.k),
+                0x25 => at += jump(accumulator > now.k),
+                0x35 => at += jump(accumulator >= now.k),
+                0x54 => accumulator &= now.k,
+                0x06 => return (now.k, steps),
+                code => panic!("an instruction that none of this makes: {code:#x}"),
+            }
+        }
+        panic!("a program without an end");
+    }
+
+    /// What the lists say of a call.
+    fn expected(lists: &[&'static [Allow]], number: i64, argument: u64) -> u32 {
+        let holds = |when: &When| match *when {
+            When::Always => true,
+            When::Is(_, value) => argument as u32 == value as u32,
+            When::Without(_, bits) => argument & bits == 0,
+            When::OwnProcess(_) => argument == u64::from(std::process::id()),
+        };
+        let all = || lists.iter().copied().flatten();
+        let mut of_it = all().filter(|(call, _)| *call == number).peekable();
+        if of_it.peek().is_none() && filters::REFUSED.contains(&number) {
+            return SeccompAction::Errno(libc::ENOSYS as u32).into();
+        }
+        match of_it.any(|(_, when)| holds(when)) {
+            true => SeccompAction::Allow.into(),
+            false => SeccompAction::Trap.into(),
+        }
+    }
+
+    #[test]
+    fn a_program_says_what_the_lists_do_of_every_call() {
+        const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+        let roles = Role::ALL.into_iter().map(filters::of);
+        for lists in roles.chain([filters::spawner(&Role::LATE), filters::spawner(&[])]) {
+            let Filter(program) = Filter::compile(&lists).unwrap();
+            let mut arguments = vec![0, 1, u64::MAX, u64::from(std::process::id())];
+            for (_, when) in lists.iter().copied().flatten() {
+                if let When::Is(_, value) | When::Without(_, value) = when {
+                    arguments.extend([*value, value - 1, value + 1, value | 1 << 40]);
+                }
+            }
+            // And those of the other ABI of the processor, and none.
+            let numbers = (0..1200).chain([1 << 30, (1 << 30) + 16, u32::MAX]);
+            for number in numbers {
+                for argument in &arguments {
+                    let (said, steps) = run(&program, AUDIT_ARCH_X86_64, number, *argument);
+                    let wanted = expected(&lists, number.into(), *argument);
+                    assert_eq!(said, wanted, "call {number}, {argument:#x}");
+                    let looked = lists.iter().copied().flatten().any(|(call, when)| {
+                        *call == i64::from(number) && !matches!(when, When::Always)
+                    });
+                    assert!(steps <= 16 || looked, "call {number} in {steps}");
+                }
+                let other = run(&program, AUDIT_ARCH_X86_64 ^ 1, number, 0).0;
+                assert_eq!(other, u32::from(SeccompAction::KillProcess));
+            }
+        }
+    }
 
     #[test]
     fn every_role_compiles_and_none_may_start_programs() {
