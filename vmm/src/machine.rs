@@ -26,6 +26,10 @@ use crate::signals::{self, StopSignals};
 use crate::vcpu::{Board, Vcpu};
 use crate::{memory, resident, virtio};
 
+/// The stack of the thread that loads the kernel, in bytes: it reads headers into
+/// arrays, and calls nothing deep.
+const LOADER_STACK: usize = 256 << 10;
+
 type Subscriber = Box<dyn MutEventSubscriber + Send>;
 
 /// Where a virtio device stands.
@@ -481,24 +485,25 @@ fn open_kvm() -> Result<Kvm, Error> {
 }
 
 /// Creates the VM while `work` is done: KVM waits for other processors, for
-/// milliseconds, when it makes a VM.
-fn create_vm_meanwhile<T>(
+/// milliseconds, when it makes a VM. It is this thread that waits, so that it begins
+/// to at once: a new thread would run when there is a processor for it.
+fn create_vm_meanwhile<T: Send>(
     kvm: &Kvm,
-    work: impl FnOnce() -> Result<T, Error>,
+    work: impl FnOnce() -> Result<T, Error> + Send,
 ) -> Result<(VmFd, T), Error> {
     thread::scope(|scope| {
         let thread = thread::Builder::new()
-            .name("create-vm".to_owned())
-            // For a few system calls.
-            .stack_size(64 << 10)
-            .spawn_scoped(scope, || create_vm(kvm))
+            .name("load".to_owned())
+            .stack_size(LOADER_STACK)
+            .spawn_scoped(scope, work)
             .map_err(Error::host("start a thread"))?;
-        // What is wrong with the kernel's file comes first.
-        let done = work()?;
-        let vm = thread.join().map_err(|_| Error::Host {
-            what: "create a VM",
+        let vm = create_vm(kvm);
+        let done = thread.join().map_err(|_| Error::Host {
+            what: "load the kernel",
             source: io::Error::other("its thread failed"),
         })?;
+        // What is wrong with the kernel's file comes first.
+        let done = done?;
         Ok((vm?, done))
     })
 }
