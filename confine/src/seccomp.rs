@@ -218,9 +218,14 @@ pub fn allows(role: Role, call: i64) -> bool {
 mod tests {
     use super::*;
 
-    /// What the kernel does with a program, for a call of this number whose
-    /// arguments all are `argument`; and in how many instructions.
-    fn run(program: &[sock_filter], arch: u32, number: u32, argument: u64) -> (u32, usize) {
+    /// A call's arguments.
+    type Arguments = [u64; 6];
+
+    /// What the kernel does with a program, for a call of this number with these
+    /// arguments; and in how many instructions.
+    fn run(program: &[sock_filter], arch: u32, number: u32, of: &Arguments) -> (u32, usize) {
+        // `struct seccomp_data`: little-endian, the low half of an argument first.
+        let word = |k: u32| of[(k as usize - 16) / 8];
         let (mut accumulator, mut at) = (0u32, 0);
         for steps in 1..=program.len() {
             let now = &program[at];
@@ -231,8 +236,8 @@ mod tests {
                     accumulator = match now.k {
                         0 => number,
                         4 => arch,
-                        k if (k - 16) % 8 == 0 => argument as u32,
-                        _ => (argument >> 32) as u32,
+                        k if (k - 16) % 8 == 0 => word(k) as u32,
+                        k => (word(k) >> 32) as u32,
                     }
                 }
                 0x05 => at += now.k as usize,
@@ -248,12 +253,15 @@ mod tests {
     }
 
     /// What the lists say of a call.
-    fn expected(lists: &[&'static [Allow]], number: i64, argument: u64) -> u32 {
+    fn expected(lists: &[&'static [Allow]], number: i64, of: &Arguments) -> u32 {
+        let argument = |n: u8| of[usize::from(n)];
+        let is = |(n, value): (u8, u64)| argument(n) as u32 == value as u32;
         let holds = |when: &When| match *when {
             When::Always => true,
-            When::Is(_, value) => argument as u32 == value as u32,
-            When::Without(_, bits) => argument & bits == 0,
-            When::OwnProcess(_) => argument == u64::from(std::process::id()),
+            When::Is(n, value) => is((n, value)),
+            When::All(values) => values.iter().copied().all(is),
+            When::Without(n, bits) => argument(n) & bits == 0,
+            When::OwnProcess(n) => argument(n) == u64::from(std::process::id()),
         };
         let all = || lists.iter().copied().flatten();
         let mut of_it = all().filter(|(call, _)| *call == number).peekable();
@@ -272,25 +280,41 @@ mod tests {
         let roles = Role::ALL.into_iter().map(filters::of);
         for lists in roles.chain([filters::spawner(&Role::LATE), filters::spawner(&[])]) {
             let Filter(program) = Filter::compile(&lists).unwrap();
-            let mut arguments = vec![0, 1, u64::MAX, u64::from(std::process::id())];
+            let alike = [0, 1, u64::MAX, u64::from(std::process::id())];
+            let mut arguments = Vec::from(alike.map(|argument| [argument; 6]));
             for (_, when) in lists.iter().copied().flatten() {
-                if let When::Is(_, value) | When::Without(_, value) = when {
-                    arguments.extend([*value, value - 1, value + 1, value | 1 << 40]);
+                match when {
+                    When::Is(_, value) | When::Without(_, value) => arguments
+                        .extend([*value, value - 1, value + 1, value | 1 << 40].map(|v| [v; 6])),
+                    When::All(values) => {
+                        let mut right = [u64::MAX; 6];
+                        for (n, value) in *values {
+                            right[usize::from(*n)] = *value;
+                        }
+                        arguments.push(right);
+                        // All but one of them.
+                        for (n, value) in *values {
+                            let mut wrong = right;
+                            wrong[usize::from(*n)] = value + 1;
+                            arguments.push(wrong);
+                        }
+                    }
+                    When::Always | When::OwnProcess(_) => {}
                 }
             }
             // And those of the other ABI of the processor, and none.
             let numbers = (0..1200).chain([1 << 30, (1 << 30) + 16, u32::MAX]);
             for number in numbers {
-                for argument in &arguments {
-                    let (said, steps) = run(&program, AUDIT_ARCH_X86_64, number, *argument);
-                    let wanted = expected(&lists, number.into(), *argument);
-                    assert_eq!(said, wanted, "call {number}, {argument:#x}");
+                for of in &arguments {
+                    let (said, steps) = run(&program, AUDIT_ARCH_X86_64, number, of);
+                    let wanted = expected(&lists, number.into(), of);
+                    assert_eq!(said, wanted, "call {number}, {of:x?}");
                     let looked = lists.iter().copied().flatten().any(|(call, when)| {
                         *call == i64::from(number) && !matches!(when, When::Always)
                     });
                     assert!(steps <= 16 || looked, "call {number} in {steps}");
                 }
-                let other = run(&program, AUDIT_ARCH_X86_64 ^ 1, number, 0).0;
+                let other = run(&program, AUDIT_ARCH_X86_64 ^ 1, number, &[0; 6]).0;
                 assert_eq!(other, u32::from(SeccompAction::KillProcess));
             }
         }
