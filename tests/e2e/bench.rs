@@ -297,12 +297,12 @@ fn without_an_image_applications_are_left_out() {
     nothing_is_left(&place);
 }
 
-/// A small image is unpacked, started and read on targets of every kind. Programs of
-/// its own stand for PostgreSQL and nginx: initdb takes minutes in a machine within
-/// an emulated one. What the load generators say is in a file of the image, and that
-/// they have been asked for it in the right way is checked there.
+/// A small image is unpacked, started and read by chroot and within a machine.
+/// Programs of its own stand for PostgreSQL and nginx, which take more than a minute
+/// for a sample in a lab. What the load generators say is in a file of the image, and
+/// that they have been asked for it in the right way is checked there.
 #[test]
-fn an_image_runs_on_every_kind_of_target() {
+fn an_image_runs_on_targets_that_differ_most() {
     const SAID: &str = "latency average = 22.500 ms
 tps = 179.5 (without initial connection time)
 Failed requests:        0
@@ -366,7 +366,7 @@ Time per request:       1.125 [ms] (mean)
     command.arg("-cf").arg(&tar).arg("-C").arg(&root).arg(".");
     assert!(command.status().unwrap().success());
 
-    let targets = ["host", "container", "vm+container"];
+    let targets = ["host", "vm+container"];
     let output = place
         .bench("app --runs 1 --json --targets")
         .arg(targets.join(","))
