@@ -13,12 +13,12 @@ use tempfile::TempDir;
 
 use crate::guest::{DRUPE, PATIENCE, tuned};
 
-/// Its files, apart from those of others.
-struct Place(TempDir);
+/// Its files, apart from those of others, and the control groups that others have.
+struct Place(TempDir, Vec<PathBuf>);
 
 impl Place {
     fn new() -> Self {
-        let place = Place(tempfile::tempdir().unwrap());
+        let place = Place(tempfile::tempdir().unwrap(), control_groups());
         fs::create_dir(place.temporary()).unwrap();
         place
     }
@@ -410,16 +410,26 @@ fn nothing_is_left(place: &Place) {
         .filter(ours)
         .collect();
     assert_eq!(processes, [""; 0]);
-    let mut directories = vec![PathBuf::from("/sys/fs/cgroup")];
-    while let Some(directory) = directories.pop() {
-        assert!(
-            !directory.to_string_lossy().contains("drupe-bench"),
-            "{directory:?}"
-        );
-        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let groups = control_groups();
+    let left = groups.iter().filter(|group| !place.1.contains(group));
+    assert_eq!(left.collect::<Vec<_>>(), [""; 0]);
+}
+
+/// The groups of sandboxes and of a bench's containers.
+fn control_groups() -> Vec<PathBuf> {
+    let mut groups = vec![PathBuf::from("/sys/fs/cgroup")];
+    let mut at = 0;
+    while let Some(group) = groups.get(at) {
+        let entries = fs::read_dir(group).into_iter().flatten().flatten();
         let found = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        directories.extend(found.map(|entry| entry.path()));
+        groups.extend(found.map(|entry| entry.path()).collect::<Vec<_>>());
+        at += 1;
     }
+    groups.retain(|group| {
+        let name = group.file_name().unwrap_or_default();
+        name.to_string_lossy().starts_with("drupe-")
+    });
+    groups
 }
 
 /// What is in a directory, in order; nothing in one that is not there.

@@ -96,12 +96,17 @@ impl Drupe {
         ])
     }
 
-    /// Removes every sandbox.
+    /// Removes every sandbox, and its control group.
     pub fn clean(&self) {
         let sandboxes = fs::read_dir(self.home.join("sandboxes"));
         for entry in sandboxes.into_iter().flatten().flatten() {
             let id = entry.file_name();
             process::tidy(&mut self.command(&["rm", "--force", &id.to_string_lossy()]));
+        }
+        // What would have removed a sandbox's control group was killed with it.
+        let groups = fs::read_dir(self.home.join("cgroups"));
+        if groups.is_ok_and(|mut groups| groups.next().is_some()) {
+            process::tidy(&mut self.command(&["ps"]));
         }
     }
 }

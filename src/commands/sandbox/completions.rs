@@ -198,7 +198,7 @@ fn fish(mut text: String, named: &[Named]) -> String {
 /// When they cannot be listed.
 pub fn names(kind: NameKind) -> Result<Exit, Failure> {
     let store = Store::open()?;
-    let names: Vec<String> = match kind {
+    let mut names: Vec<String> = match kind {
         NameKind::Sandboxes => {
             let list = ops::list(&store)?.into_iter();
             list.map(|(_, spec, _)| spec.name).collect()
@@ -213,6 +213,7 @@ pub fn names(kind: NameKind) -> Result<Exit, Failure> {
             list.map(|volume| volume.name).collect()
         }
     };
+    names.sort();
     print(
         &names
             .iter()
