@@ -4,19 +4,18 @@
 //! it, so that a real request takes longer and its filters' share is smaller.
 
 use std::env;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::Path;
-use std::process::Command;
 use std::thread;
 
 use confine::Role;
-use devices::testing::{Desc, Driver};
-use devices::virtio::blk::{Blk, DiskSpec, request_type};
-use devices::virtio::net::{Net, NetSpec};
+use devices::testing::Driver;
+use devices::virtio::blk::request_type;
 use rustix::time::{ClockId, clock_gettime};
 
 mod common;
+use common::drivers::{self, BATCH, disk_requests};
 use common::{median, verdict};
 
 /// What seccomp may add to a benchmark.
@@ -24,11 +23,6 @@ const BUDGET: Option<f64> = Some(1.03);
 /// Pairs of runs, one with and one without, turn by turn.
 const PAIRS: usize = 21;
 const REQUESTS: usize = 40_000;
-/// Requests for each kick, as many as fit into the fake driver's ring.
-const BATCH: usize = 4;
-const DISK: u64 = 64 << 20;
-const PACKET: usize = 1458;
-const TAP: &str = "bench0";
 
 fn main() -> io::Result<()> {
     let dir = Path::new("/dev/shm").join(format!("drupe-bench-{}", std::process::id()));
@@ -40,8 +34,7 @@ fn main() -> io::Result<()> {
 
 fn run(dir: &Path) -> io::Result<()> {
     let disk = dir.join("disk");
-    let mut file = File::create(&disk)?;
-    (0..DISK >> 20).try_for_each(|n| file.write_all(&[n as u8; 1 << 20]))?;
+    drivers::disk_file(&disk)?;
     // As in a machine: a disk's worker is born in the spawner, whose filter it
     // keeps; the event loop is not.
     let worker: &[Role] = &[Role::Spawner, Role::Disk];
@@ -53,11 +46,8 @@ fn run(dir: &Path) -> io::Result<()> {
         &[Role::Vcpu],
         enter_guest,
     )?;
-    // The tap goes with the network namespace that tools/bench makes.
     if env::var_os("DRUPE_BENCH_NET").is_some() {
-        let ip = |args: &str| common::output(Command::new("ip").args(args.split(' ')));
-        ip(&format!("tuntap add {TAP} mode tap vnet_hdr"))?;
-        ip(&format!("link set {TAP} up"))?;
+        drivers::tap()?;
         compare("network, packets sent", BUDGET, &[Role::EventLoop], packets)?;
     } else {
         println!("seccomp: network: left out: DRUPE_BENCH_NET is not set, see tools/bench");
@@ -131,75 +121,23 @@ fn cpu_ns() -> f64 {
     time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
 }
 
-fn disk(path: &Path, turn: impl FnMut(&mut Driver, usize) + 'static) -> io::Result<Turn> {
-    let mut blk = Blk::open(&DiskSpec::new(path), 0).map_err(io::Error::other)?;
-    blk.serve_on_event_loop();
-    start(Driver::new(blk), turn)
-}
-
-fn start(
-    mut driver: Driver,
-    mut turn: impl FnMut(&mut Driver, usize) + 'static,
-) -> io::Result<Turn> {
-    match driver.start(0) {
-        true => Ok(Box::new(move |n| turn(&mut driver, n))),
-        false => Err(io::Error::other("the device does not start")),
-    }
-}
-
 fn reads(path: &Path) -> io::Result<Turn> {
-    disk(path, |driver, n| requests(driver, n, request_type::IN))
+    requests(path, request_type::IN)
 }
 
 fn writes(path: &Path) -> io::Result<Turn> {
-    disk(path, |driver, n| requests(driver, n, request_type::OUT))
+    requests(path, request_type::OUT)
 }
 
-/// Requests all over the disk.
-fn requests(driver: &mut Driver, n: usize, kind: u32) {
-    for slot in 0..BATCH {
-        let at = 0x1_0000 * slot as u64;
-        let page = ((n * BATCH + slot) as u64).wrapping_mul(0x9e37_79b9) % (DISK / 4096);
-        let mut header = u64::from(kind).to_le_bytes().to_vec();
-        header.extend((page * 8).to_le_bytes());
-        driver.put(at, &header);
-        let data = Desc {
-            addr: at + 0x1000,
-            len: 4096,
-            write: kind == request_type::IN,
-        };
-        driver.offer(
-            0,
-            &[Desc::readable(at, 16), data, Desc::writable(at + 0x100, 1)],
-        );
-    }
-    driver.kick(0);
-    for slot in 0..BATCH {
-        assert!(driver.used(0).is_some(), "a request was not served");
-        assert_eq!(driver.get(0x1_0000 * slot as u64 + 0x100, 1), [0]);
-    }
+fn requests(path: &Path, kind: u32) -> io::Result<Turn> {
+    let mut driver = drivers::disk(path)?;
+    Ok(Box::new(move |n| disk_requests(&mut driver, n, kind)))
 }
 
 fn packets() -> io::Result<Turn> {
-    let net = Net::open(&NetSpec::new(TAP), 0).map_err(io::Error::other)?;
-    let driver = Driver::new(net);
-    for slot in 0..BATCH {
-        // To nobody's address: the host's kernel takes it, and drops it there.
-        let to = [2, 0, 0, 0, 0, 9];
-        let from = [2, 0, 0, 0, 0, 1];
-        let frame = [&[0; 12][..], &to, &from, &[0x88, 0xb5]].concat();
-        driver.put(0x1_0000 * slot as u64, &frame);
-    }
-    start(driver, |driver, _| {
-        for slot in 0..BATCH {
-            let packet = Desc::readable(0x1_0000 * slot as u64, 12 + PACKET as u32);
-            driver.offer(1, &[packet]);
-        }
-        driver.kick(1);
-        for _ in 0..BATCH {
-            assert!(driver.used(1).is_some(), "a packet was not sent");
-        }
-    })
+    let mut driver = drivers::started(Driver::new(drivers::card()?))?;
+    drivers::put_packets(&driver);
+    Ok(Box::new(move |_| drivers::send_packets(&mut driver)))
 }
 
 /// The call that enters a guest, of which the filter has to see the argument. On

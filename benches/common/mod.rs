@@ -5,6 +5,7 @@
 
 #[path = "../../src/bench/children.rs"]
 pub mod children;
+pub mod drivers;
 pub mod kvm_run;
 pub mod podman;
 
