@@ -6,15 +6,16 @@ use std::io::{self, ErrorKind, Write};
 
 use crate::{logging, terminal};
 
-/// Prints `text` on standard output. A reader that has gone away is no error.
+/// Prints `text` on standard output. A reader that has gone away is no error: it is
+/// false then, so that who would go on printing ends.
 ///
 /// # Errors
 /// Any other failure to write, as on a full disk.
-pub fn print(text: &str) -> io::Result<()> {
+pub fn print(text: &str) -> io::Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
-        result => result,
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
+        result => result.map(|()| true),
     }
 }
 

@@ -112,9 +112,15 @@ pub fn misused(error: CliError, args: impl IntoIterator<Item = OsString>) -> Fai
 /// When standard output takes no more, for another reason than that its reader
 /// has gone away.
 pub fn print(text: &str) -> Result<Exit, Failure> {
-    output::print(text)
-        .map(|()| Exit::Success)
-        .map_err(|e| Failure::runtime(PrintError(e)))
+    print_on(text).map(|_| Exit::Success)
+}
+
+/// The same for a command that goes on; false when nobody reads it any more.
+///
+/// # Errors
+/// As of [`print`].
+fn print_on(text: &str) -> Result<bool, Failure> {
+    output::print(text).map_err(|e| Failure::runtime(PrintError(e)))
 }
 
 /// Asks, on standard error, whether `what` is really to be removed; only a yes is

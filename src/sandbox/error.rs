@@ -28,7 +28,7 @@ pub enum SandboxError {
         id: String,
     },
     /// It has to run for this.
-    #[error("sandbox {0} is not running: start it with 'drupe start {0}'")]
+    #[error("sandbox {0} is not running: 'drupe start {0}' starts it")]
     NotRunning(String),
     /// It must not run for this.
     #[error("sandbox {0} is running: stop it first, or give -f")]

@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::cli::process::Pair;
 use crate::cli::sandbox::EventsArgs;
 use crate::cli::{CliError, Format};
-use crate::commands::Failure;
+use crate::commands::{Failure, print_on};
 use crate::exit::Exit;
 use crate::sandbox::events::{Event, Follower};
 use crate::sandbox::store::Store;
@@ -100,7 +100,6 @@ fn passes(filters: &[Pair], event: &Event) -> bool {
 
 /// Prints an event; false when nobody reads it any more.
 fn show(event: &Event, format: Format) -> Result<bool, Failure> {
-    use std::io::Write;
     let line = match format {
         Format::Json => {
             let text = serde_json::to_string(event).map_err(Failure::runtime)?;
@@ -108,11 +107,7 @@ fn show(event: &Event, format: Format) -> Result<bool, Failure> {
         }
         Format::Text => text(event),
     };
-    match writeln!(std::io::stdout(), "{line}") {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-        Err(e) => Err(Failure::runtime(EventsError(e))),
-        Ok(()) => Ok(true),
-    }
+    print_on(&format!("{line}\n"))
 }
 
 fn text(event: &Event) -> String {

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use protocol::{Reply, Request, Stats};
 use serde::Serialize;
 
-use super::table::{json, table};
+use super::table::{json_text, table};
 use crate::cli::Format;
 use crate::cli::sandbox::StatsArgs;
 use crate::commands::units::{binary, decimal};
-use crate::commands::{Failure, print};
+use crate::commands::{Failure, print_on};
 use crate::exit::Exit;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::ops;
@@ -74,11 +74,12 @@ pub fn run(args: &StatsArgs) -> Result<Exit, Failure> {
             thread::sleep(INTERVAL);
         }
         let rows = look(&mut seen);
-        match args.format {
-            Format::Json => drop(json(&rows)?),
-            Format::Text => drop(print(&text(&rows, again && io::stdout().is_terminal()))?),
-        }
-        if !again || (!all && seen.is_empty()) {
+        let text = match args.format {
+            Format::Json => json_text(&rows)?,
+            Format::Text => text(&rows, again && io::stdout().is_terminal()),
+        };
+        let read = print_on(&text)?;
+        if !again || !read || (!all && seen.is_empty()) {
             return Ok(Exit::Success);
         }
         thread::sleep(INTERVAL);

@@ -39,8 +39,16 @@ pub fn table<const N: usize>(
 /// # Errors
 /// Standard output's.
 pub fn json(value: &impl Serialize) -> Result<Exit, Failure> {
+    print(&json_text(value)?)
+}
+
+/// The same, not printed yet.
+///
+/// # Errors
+/// What JSON cannot say.
+pub fn json_text(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(Failure::runtime)?;
-    print(&(output::json_for_terminal(&text) + "\n"))
+    Ok(output::json_for_terminal(&text) + "\n")
 }
 
 /// Text of at most `length` characters.
