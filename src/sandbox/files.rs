@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// The largest state file that is read; real ones are a few KiB, an environment
 /// may make one larger.
@@ -19,6 +20,26 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// What the names begin with of directories that are being made, and of those that
+/// are being removed.
+pub const UNFINISHED: &str = ".";
+/// What is older was not finished, and never will be: its process has died.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
+/// Removes what processes that died have left unfinished in a directory; returns
+/// the names that it would have had.
+pub fn sweep(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let abandoned = entries.filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        let name = name.strip_prefix(UNFINISHED)?.to_owned();
+        let changed = entry.metadata().ok()?.modified().ok()?;
+        let old = changed.elapsed().is_ok_and(|age| age > ABANDONED);
+        (old && fs::remove_dir_all(entry.path()).is_ok()).then_some(name)
+    });
+    abandoned.collect()
 }
 
 /// Puts `bytes` in the place of a file: readers see the old ones or the new ones.
@@ -65,6 +86,28 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+    use std::time::SystemTime;
+
+    #[test]
+    fn only_what_was_given_up_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |name: &str, age: u64| {
+            let path = dir.path().join(name);
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("file"), "x").unwrap();
+            let then = SystemTime::now() - Duration::from_secs(age);
+            File::open(&path).unwrap().set_modified(then).unwrap();
+        };
+        for (name, age) in [(".new", 60), (".dead", 4000), ("finished", 4000)] {
+            make(name, age);
+        }
+        assert_eq!(sweep(dir.path()), ["dead"]);
+        let left = fs::read_dir(dir.path()).unwrap();
+        let mut left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".new", "finished"]);
+        assert!(sweep(&dir.path().join("none")).is_empty());
+    }
 
     #[test]
     fn a_file_is_the_old_one_or_the_new_one() {

@@ -477,6 +477,7 @@ pub fn list(store: &Store) -> Result<Vec<(Sandbox, Spec, State)>, SandboxError> 
             Err(e) => log::warn!("sandbox {}: {e}", sandbox.id.short()),
         }
     }
+    store.sweep();
     cgroups::sweep(store);
     list.sort_by_key(|(_, spec, _)| std::cmp::Reverse(spec.created));
     Ok(list)

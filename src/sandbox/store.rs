@@ -20,9 +20,6 @@ use super::time::Time;
 use crate::cgroup::Shortage;
 use crate::home;
 
-/// How the directory of a sandbox that is being made, or removed, begins: what a
-/// crash leaves of it is nobody's.
-const UNFINISHED: &str = ".";
 /// What a sandbox is, in its directory.
 const CONFIG: &str = "config.json";
 
@@ -75,7 +72,7 @@ impl Store {
         name: Option<&str>,
     ) -> Result<Sandbox, SandboxError> {
         let parent = self.sandboxes();
-        let new = parent.join(format!("{UNFINISHED}{id}"));
+        let new = parent.join(format!("{}{id}", files::UNFINISHED));
         files::private_dir(&new).map_err(|e| SandboxError::io("make", &new, e))?;
         let finished = (|| {
             write_json(&new.join("state.json"), &State::created())?;
@@ -129,6 +126,19 @@ impl Store {
             (Some(id), None) => Ok(self.sandbox(id)),
             (Some(_), Some(_)) => Err(SandboxError::Ambiguous(reference.to_owned())),
             (None, _) => Err(SandboxError::Unknown(reference.to_owned())),
+        }
+    }
+
+    /// Removes what is left of sandboxes that a crash kept from being made, or from
+    /// being removed.
+    pub fn sweep(&self) {
+        for name in files::sweep(&self.sandboxes()) {
+            let Ok(id) = name.parse() else { continue };
+            let sandbox = self.sandbox(id);
+            if !sandbox.dir.exists() {
+                sandbox.forget_kept();
+                super::images::release(&self.home, &sandbox.id);
+            }
         }
     }
 
@@ -359,7 +369,9 @@ impl Sandbox {
     /// The files'.
     pub fn remove(&self, _changes: &FileLock) -> Result<(), SandboxError> {
         let store = self.store();
-        let gone = store.sandboxes().join(format!("{UNFINISHED}{}", self.id));
+        let gone = store
+            .sandboxes()
+            .join(format!("{}{}", files::UNFINISHED, self.id));
         {
             let names = store.names();
             let locked = names.lock()?;

@@ -133,7 +133,7 @@ impl Volumes {
             return Ok((volume, false));
         }
         let id = Id::random().map_err(|e| io_error("name", &volume.directory, e))?;
-        let new = self.directory().join(format!(".{id}"));
+        let new = self.directory().join(format!("{}{id}", files::UNFINISHED));
         files::private_dir(&new).map_err(|e| io_error("make", &new, e))?;
         let description = Description {
             created: Time::now(),
@@ -180,7 +180,7 @@ impl Volumes {
         }
     }
 
-    /// All volumes by name.
+    /// All volumes by name. What a crash has left of others is removed.
     ///
     /// # Errors
     /// When they cannot be listed.
@@ -190,6 +190,7 @@ impl Volumes {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(|e| io_error("list", &directory, e))?,
         };
+        files::sweep(&directory);
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         let mut names: Vec<String> = names.filter(|name| names::check(name).is_ok()).collect();
         names.sort();
@@ -202,7 +203,9 @@ impl Volumes {
     /// [`VolumeError::Busy`], or the files'.
     pub fn remove(&self, volume: &Volume) -> Result<(), VolumeError> {
         let _lock = volume.lock(false)?;
-        let gone = self.directory().join(format!(".gone-{}", volume.name));
+        let gone = self
+            .directory()
+            .join(format!("{}gone-{}", files::UNFINISHED, volume.name));
         // Of an earlier one of this name, whose removal did not come to its end: it
         // would be in the way for ever.
         let _ = fs::remove_dir_all(&gone);
