@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use thiserror::Error as ThisError;
 
-use super::{Failure, print};
+use super::{Failure, json, print};
 use crate::bench::file::{self, FileError};
 use crate::bench::{self, Error, compare, report};
 use crate::cli::Format;
@@ -66,7 +66,7 @@ pub fn run(args: &BenchArgs) -> Result<Exit, Failure> {
 fn compare(args: &CompareArgs) -> Result<Exit, Failure> {
     let comparison = compare::compare(&file::read(&args.first)?, &file::read(&args.second)?);
     let text = match args.format {
-        Format::Json => serde_json::to_string_pretty(&comparison).map_err(Failure::runtime)? + "\n",
+        Format::Json => json(&comparison)?,
         Format::Text => report::compared::text(&comparison, width()),
     };
     print(&text)?;

@@ -15,7 +15,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use rustix::process::{Pid, Signal};
 use thiserror::Error;
 
-use super::{Failure, print};
+use super::{Failure, json, print};
 use crate::cli::{Format, KernelCommand, ListArgs, StoreArgs};
 use crate::exit::Exit;
 use crate::kernels::{self, Kernel};
@@ -92,9 +92,7 @@ fn list(args: ListArgs) -> Result<Exit, Failure> {
     let kernels = kernels::list(&store)?;
     match args.format {
         Format::Text => print(&table(&kernels)),
-        Format::Json => {
-            print(&(serde_json::to_string_pretty(&kernels).map_err(Failure::runtime)? + "\n"))
-        }
+        Format::Json => print(&json(&kernels)?),
     }
 }
 

@@ -13,6 +13,8 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 
+use serde::Serialize;
+
 use crate::cli::{CliError, Command};
 use crate::exit::{self, Exit};
 use crate::kernels::KernelsError;
@@ -121,6 +123,15 @@ pub fn print(text: &str) -> Result<Exit, Failure> {
 /// As of [`print`].
 fn print_on(text: &str) -> Result<bool, Failure> {
     output::print(text).map_err(|e| Failure::runtime(PrintError(e)))
+}
+
+/// Something for a program, with its line's end, safe for a terminal.
+///
+/// # Errors
+/// What JSON cannot say.
+fn json(value: &impl Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(Failure::runtime)?;
+    Ok(output::json_for_terminal(&text) + "\n")
 }
 
 /// Asks, on standard error, whether `what` is really to be removed; only a yes is

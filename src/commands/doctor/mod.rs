@@ -10,7 +10,7 @@ mod kvm;
 use serde::Serialize;
 use vmm::probe::probe_host;
 
-use super::{Failure, print};
+use super::{Failure, json, print};
 use crate::cgroup;
 use crate::cli::{DoctorArgs, Format, Topic};
 use crate::exit::Exit;
@@ -104,9 +104,7 @@ pub fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
         }
     };
     let text = match (args.format, args.check) {
-        (Format::Json, _) => {
-            serde_json::to_string_pretty(&checks).map_err(Failure::runtime)? + "\n"
-        }
+        (Format::Json, _) => json(&checks)?,
         (Format::Text, Some(_)) => verdicts(&checks),
         (Format::Text, None) => report(&checks, can_run),
     };

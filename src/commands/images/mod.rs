@@ -7,11 +7,10 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 
 use images::{Import, Input, Pruned, Removed, Store};
-use serde_json::Value;
 use thiserror::Error;
 
 use super::units::reclaimed;
-use super::{Failure, confirmed, print as print_text};
+use super::{Failure, confirmed, json, print as print_text};
 use crate::cli::{
     Format, ImageCommand, ImageInspectArgs, ImagePruneArgs, ImagesArgs, ImportArgs, LoadArgs,
     PullArgs, RmiArgs, TagArgs,
@@ -155,7 +154,7 @@ pub fn import(args: &ImportArgs) -> Result<Exit, Failure> {
 pub fn list(args: &ImagesArgs) -> Result<Exit, Failure> {
     let rows = print::rows(store()?.list()?, args.name.as_deref());
     match args.format {
-        Format::Json => print_text(&(json(&print::json(&rows))? + "\n")),
+        Format::Json => print_text(&json(&print::json(&rows))?),
         Format::Text if args.quiet => print_text(&print::ids(&rows, args.no_trunc)),
         Format::Text => print_text(&print::table(&rows, args.no_trunc, args.digests)),
     }
@@ -228,7 +227,7 @@ fn inspect(args: &ImageInspectArgs) -> Result<Exit, Failure> {
     for image in &args.images {
         values.push(inspect_value(&store.resolve(image)?));
     }
-    print_text(&(json(&Value::Array(values))? + "\n"))
+    print_text(&json(&values)?)
 }
 
 fn prune(args: &ImagePruneArgs) -> Result<Exit, Failure> {
@@ -246,9 +245,4 @@ fn prune(args: &ImagePruneArgs) -> Result<Exit, Failure> {
         &removed_lines(&removed),
         bytes,
     ))
-}
-
-fn json(value: &Value) -> Result<String, Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(Failure::runtime)?;
-    Ok(output::json_for_terminal(&text))
 }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use protocol::{Reply, Request, Stats};
 use serde::Serialize;
 
-use super::table::{json_text, table};
+use super::table::table;
 use crate::cli::Format;
 use crate::cli::sandbox::StatsArgs;
 use crate::commands::units::{binary, decimal};
-use crate::commands::{Failure, print_on};
+use crate::commands::{Failure, json, print_on};
 use crate::exit::Exit;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::ops;
@@ -75,7 +75,7 @@ pub fn run(args: &StatsArgs) -> Result<Exit, Failure> {
         }
         let rows = look(&mut seen);
         let text = match args.format {
-            Format::Json => json_text(&rows)?,
+            Format::Json => json(&rows)?,
             Format::Text => text(&rows, again && io::stdout().is_terminal()),
         };
         let read = print_on(&text)?;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::commands::{Failure, print};
+use crate::commands::{self, Failure, print};
 use crate::exit::Exit;
 use crate::output;
 
@@ -39,16 +39,7 @@ pub fn table<const N: usize>(
 /// # Errors
 /// Standard output's.
 pub fn json(value: &impl Serialize) -> Result<Exit, Failure> {
-    print(&json_text(value)?)
-}
-
-/// The same, not printed yet.
-///
-/// # Errors
-/// What JSON cannot say.
-pub fn json_text(value: &impl Serialize) -> Result<String, Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(Failure::runtime)?;
-    Ok(output::json_for_terminal(&text) + "\n")
+    print(&commands::json(value)?)
 }
 
 /// Text of at most `length` characters.
