@@ -43,11 +43,7 @@ pub fn flag_advice(flag: &str) -> Option<&'static str> {
             "--memory bounds the whole machine, and its kernel is the sandbox's own"
         }
         "--cpuset-cpus" | "--cpuset-mems" => "--cpus and --cpu-shares bound its processors",
-        "--device-read-bps"
-        | "--device-read-iops"
-        | "--device-write-bps"
-        | "--device-write-iops"
-        | "--blkio-weight-device" => "--disk-bps and --disk-iops bound its disks",
+        "--blkio-weight-device" => "--blkio-weight is for all disks, --device-write-bps for one",
         "--link" | "--network-alias" => "sandboxes reach each other by published ports",
         "--log-driver" => "there is one log, which --log-opt bounds and 'drupe logs' prints",
         "--restart" => "there is no daemon: have systemd, or a loop, start it again",
