@@ -24,9 +24,15 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
 
 /// What the names begin with of directories that are being made, and of those that
 /// are being removed.
-pub const UNFINISHED: &str = ".";
+const UNFINISHED: &str = ".";
 /// What is older was not finished, and never will be: its process has died.
 const ABANDONED: Duration = Duration::from_secs(3600);
+
+/// Where something is made that is to get this name in a directory, or removed that
+/// had it.
+pub fn unfinished(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{UNFINISHED}{name}"))
+}
 
 /// Removes what processes that died have left unfinished in a directory; returns
 /// the names that it would have had.

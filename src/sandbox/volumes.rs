@@ -133,7 +133,7 @@ impl Volumes {
             return Ok((volume, false));
         }
         let id = Id::random().map_err(|e| io_error("name", &volume.directory, e))?;
-        let new = self.directory().join(format!("{}{id}", files::UNFINISHED));
+        let new = files::unfinished(&self.directory(), id.as_str());
         files::private_dir(&new).map_err(|e| io_error("make", &new, e))?;
         let description = Description {
             created: Time::now(),
@@ -203,9 +203,7 @@ impl Volumes {
     /// [`VolumeError::Busy`], or the files'.
     pub fn remove(&self, volume: &Volume) -> Result<(), VolumeError> {
         let _lock = volume.lock(false)?;
-        let gone = self
-            .directory()
-            .join(format!("{}gone-{}", files::UNFINISHED, volume.name));
+        let gone = files::unfinished(&self.directory(), &format!("gone-{}", volume.name));
         // Of an earlier one of this name, whose removal did not come to its end: it
         // would be in the way for ever.
         let _ = fs::remove_dir_all(&gone);
