@@ -5,7 +5,6 @@
 //! runs on any KVM; each poll of their wait is an exit, so that there are many
 //! more calls in a request than Linux makes. Run by `make bench`.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -13,7 +12,7 @@ mod common;
 #[path = "common/ping.rs"]
 mod ping;
 
-use common::{median, verdict};
+use common::{Pairs, verdict};
 use ping::{Request, Running};
 
 /// What it may add.
@@ -21,11 +20,7 @@ const BUDGET: f64 = 1.03;
 const PAIRS: usize = 31;
 
 fn main() -> io::Result<()> {
-    let dir = Path::new("/dev/shm").join(format!("drupe-bench-{}", std::process::id()));
-    fs::create_dir(&dir)?;
-    let result = run(&dir);
-    fs::remove_dir_all(&dir)?;
-    result
+    common::in_memory(run)
 }
 
 fn run(dir: &Path) -> io::Result<()> {
@@ -38,31 +33,21 @@ fn run(dir: &Path) -> io::Result<()> {
         ("a read of its disk", Request::Disk),
         ("an answer of its network", Request::Net),
     ] {
-        let mut figures = [Vec::new(), Vec::new()];
-        let mut ratios = Vec::new();
-        for pair in 0..=PAIRS {
-            let mut times = [0.0; 2];
-            // The second of two is in no better place than the first.
-            for n in [pair & 1, 1 - (pair & 1)] {
-                // One that waits for a key looks for it without end.
-                guests[1 - n].pause(true)?;
-                times[n] = guests[n].measure(request)?;
-                guests[1 - n].pause(false)?;
-            }
-            // The first fills caches.
-            if pair > 0 {
-                ratios.push(times[1] / times[0]);
-                figures[0].push(times[0]);
-                figures[1].push(times[1]);
-            }
-        }
-        let ratio = median(&mut ratios);
+        let Pairs {
+            without,
+            with,
+            ratio,
+            quarters: (low, high),
+        } = common::pairs(PAIRS, |confined| {
+            let n = usize::from(confined);
+            // One that waits for a key looks for it without end.
+            guests[1 - n].pause(true)?;
+            let time = guests[n].measure(request)?;
+            guests[1 - n].pause(false)?;
+            Ok(time)
+        })?;
         println!(
-            "confined: {what}, in a guest: {:.0} ticks without, {:.0} with, ratio {ratio:.3} (n={PAIRS}, {:.3} to {:.3}), budget {BUDGET}: {}",
-            median(&mut figures[0]),
-            median(&mut figures[1]),
-            ratios[PAIRS / 4],
-            ratios[PAIRS - 1 - PAIRS / 4],
+            "confined: {what}, in a guest: {without:.0} ticks without, {with:.0} with, ratio {ratio:.3} (n={PAIRS}, {low:.3} to {high:.3}), budget {BUDGET}: {}",
             verdict(ratio <= BUDGET)
         );
     }

@@ -3,7 +3,6 @@
 //! at work, turn by turn. The guests have no operating system, so that it runs on
 //! any KVM. Run by `make bench`.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::process::Command;
@@ -29,11 +28,7 @@ const COMMANDS: usize = 5;
 const SETTLE: Duration = Duration::from_millis(20);
 
 fn main() -> io::Result<()> {
-    let dir = Path::new("/dev/shm").join(format!("drupe-bench-{}", std::process::id()));
-    fs::create_dir(&dir)?;
-    let result = run(&dir);
-    fs::remove_dir_all(&dir)?;
-    result
+    common::in_memory(run)
 }
 
 fn run(dir: &Path) -> io::Result<()> {
@@ -80,11 +75,10 @@ fn run(dir: &Path) -> io::Result<()> {
             ("the host's drupe ps", &mut shell, None),
         ] {
             let ratio = median(ratios);
+            let (low, high) = common::quarters(ratios);
             let kept = |budget: f64| format!(", budget {budget}: {}", verdict(ratio <= budget));
             println!(
-                "neighbour of one that {what}, on {cpus} CPUs: {name} takes {ratio:.2} times as long (n={ROUNDS}, {:.2} to {:.2}){}",
-                ratios[ROUNDS / 4],
-                ratios[ROUNDS - 1 - ROUNDS / 4],
+                "neighbour of one that {what}, on {cpus} CPUs: {name} takes {ratio:.2} times as long (n={ROUNDS}, {low:.2} to {high:.2}){}",
                 budget.map_or_else(String::new, kept)
             );
         }

@@ -4,7 +4,6 @@
 //! it, so that a real request takes longer and its filters' share is smaller.
 
 use std::env;
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::thread;
@@ -16,7 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 mod common;
 use common::drivers::{self, BATCH, disk_requests};
-use common::{median, verdict};
+use common::{Pairs, verdict};
 
 /// What seccomp may add to a benchmark.
 const BUDGET: Option<f64> = Some(1.03);
@@ -25,11 +24,7 @@ const PAIRS: usize = 21;
 const REQUESTS: usize = 40_000;
 
 fn main() -> io::Result<()> {
-    let dir = Path::new("/dev/shm").join(format!("drupe-bench-{}", std::process::id()));
-    fs::create_dir(&dir)?;
-    let result = run(&dir);
-    fs::remove_dir_all(&dir)?;
-    result
+    common::in_memory(run)
 }
 
 fn run(dir: &Path) -> io::Result<()> {
@@ -64,28 +59,17 @@ fn compare(
     roles: &'static [Role],
     make: impl Fn() -> io::Result<Turn> + Sync,
 ) -> io::Result<()> {
-    let (mut off, mut on, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for pair in 0..=PAIRS {
-        // The second of two is in no better place than the first.
-        let mut figures = [0.0; 2];
-        for n in [pair & 1, 1 - (pair & 1)] {
-            figures[n] = measure(if n == 1 { roles } else { &[] }, &make)?;
-        }
-        if pair > 0 {
-            off.push(figures[0]);
-            on.push(figures[1]);
-            ratios.push(figures[1] / figures[0]);
-        }
-    }
-    // The middle of the pairs' ratios: what else the machine does hits both.
-    let ratio = median(&mut ratios);
+    let Pairs {
+        without,
+        with,
+        ratio,
+        quarters: (low, high),
+    } = common::pairs(PAIRS, |filtered| {
+        measure(if filtered { roles } else { &[] }, &make)
+    })?;
     let kept = |budget| format!(", budget {budget}: {}", verdict(ratio <= budget));
     println!(
-        "seccomp: {what}: {:.0} ns each without, {:.0} ns with, ratio {ratio:.3} (n={PAIRS}, {:.3} to {:.3}){}",
-        median(&mut off),
-        median(&mut on),
-        ratios[PAIRS / 4],
-        ratios[PAIRS - 1 - PAIRS / 4],
+        "seccomp: {what}: {without:.0} ns each without, {with:.0} ns with, ratio {ratio:.3} (n={PAIRS}, {low:.3} to {high:.3}){}",
         budget.map_or_else(String::new, kept)
     );
     Ok(())

@@ -33,6 +33,51 @@ pub fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
+/// The ends of the middle half of values that are sorted, as [`median`] leaves them.
+pub fn quarters(sorted: &[f64]) -> (f64, f64) {
+    let quarter = sorted.len() / 4;
+    (sorted[quarter], sorted[sorted.len() - 1 - quarter])
+}
+
+/// What pairs of measurements, one with and one without, come to.
+pub struct Pairs {
+    pub without: f64,
+    pub with: f64,
+    /// The middle of the pairs' ratios: what else the machine does hits both.
+    pub ratio: f64,
+    pub quarters: (f64, f64),
+}
+
+/// Measures without (false) and with, turn by turn; the first pair fills caches.
+pub fn pairs(count: usize, mut measure: impl FnMut(bool) -> io::Result<f64>) -> io::Result<Pairs> {
+    let (mut without, mut with, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for pair in 0..=count {
+        let mut figures = [0.0; 2];
+        // The second of two is in no better place than the first.
+        for n in [pair & 1, 1 - (pair & 1)] {
+            figures[n] = measure(n == 1)?;
+        }
+        if pair > 0 {
+            without.push(figures[0]);
+            with.push(figures[1]);
+            ratios.push(figures[1] / figures[0]);
+        }
+    }
+    let ratio = median(&mut ratios);
+    Ok(Pairs {
+        without: median(&mut without),
+        with: median(&mut with),
+        ratio,
+        quarters: quarters(&ratios),
+    })
+}
+
+/// Runs this with a directory in memory, which is gone afterwards.
+pub fn in_memory(run: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    let dir = tempfile::tempdir_in("/dev/shm")?;
+    run(dir.path())
+}
+
 /// Runs a command to its end, which has to be a good one, with nothing to read;
 /// seconds from exec to then. What it prints goes to pipes that are read.
 pub fn time(command: &mut Command) -> io::Result<f64> {

@@ -38,9 +38,6 @@ impl Place {
 }
 
 fn results<'a>(suite: &'a Value, figure: &str) -> Vec<(&'a str, usize)> {
-    let figures = suite["figures"].as_array().unwrap();
-    let figure = figures.iter().find(|f| f["name"] == figure).unwrap();
-    let results = figure["results"].as_array().unwrap();
     let result = |r: &'a Value| {
         let (low, median, high) = (&r["low"], &r["median"], &r["high"]);
         let ends = [low, median, high].map(|n| n.as_f64().unwrap());
@@ -48,15 +45,26 @@ fn results<'a>(suite: &'a Value, figure: &str) -> Vec<(&'a str, usize)> {
         let samples = r["samples"].as_array().unwrap().len();
         (r["target"].as_str().unwrap(), samples)
     };
-    results.iter().map(result).collect()
+    of_targets(suite, figure).iter().map(result).collect()
+}
+
+fn of_targets<'a>(suite: &'a Value, figure: &str) -> &'a Vec<Value> {
+    let figures = suite["figures"].as_array().unwrap();
+    let figure = figures.iter().find(|f| f["name"] == figure).unwrap();
+    figure["results"].as_array().unwrap()
 }
 
 fn median(suite: &Value, figure: &str, target: &str) -> f64 {
-    let figures = suite["figures"].as_array().unwrap();
-    let figure = figures.iter().find(|f| f["name"] == figure).unwrap();
-    let results = figure["results"].as_array().unwrap();
-    let result = results.iter().find(|r| r["target"] == target).unwrap();
+    let mut results = of_targets(suite, figure).iter();
+    let result = results.find(|r| r["target"] == target).unwrap();
     result["median"].as_f64().unwrap()
+}
+
+/// A program of this name and script.
+fn program(directory: &Path, name: &str, script: &str) {
+    let path = directory.join(name);
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// One target is not installed, and one does not work: the others are measured.
@@ -65,9 +73,7 @@ fn what_fails_hides_nothing() {
     let place = Place::new();
     let programs = place.0.path().join("bin");
     fs::create_dir(&programs).unwrap();
-    let crun = programs.join("crun");
-    fs::write(&crun, "#!/bin/sh\necho 'crun: broken today' >&2\nexit 1\n").unwrap();
-    fs::set_permissions(&crun, fs::Permissions::from_mode(0o755)).unwrap();
+    program(&programs, "crun", "echo 'crun: broken today' >&2\nexit 1");
     let out = place.0.path().join("out");
     let args = "start isolation --runs 2 --targets host,container,vm,podman --json";
     let output = place
@@ -133,17 +139,13 @@ fn what_fails_hides_nothing() {
 /// session, too: of who goes on for a tenth of a second of it.
 #[test]
 fn what_outlives_its_parent_is_counted() {
-    const RUNTIME: &str = r#"#!/bin/sh
-[ "$3" = run ] || exit 0
+    const RUNTIME: &str = r#"[ "$3" = run ] || exit 0
 echo first
-setsid sh -c 'until read -r line </proc/$$/stat; set -- $line; [ $((${14} + ${15})) -ge 10 ]; do :; done' </dev/null >/dev/null &
-"#;
+setsid sh -c 'until read -r line </proc/$$/stat; set -- $line; [ $((${14} + ${15})) -ge 10 ]; do :; done' </dev/null >/dev/null &"#;
     let place = Place::new();
     let programs = place.0.path().join("bin");
     fs::create_dir(&programs).unwrap();
-    let crun = programs.join("crun");
-    fs::write(&crun, RUNTIME).unwrap();
-    fs::set_permissions(&crun, fs::Permissions::from_mode(0o755)).unwrap();
+    program(&programs, "crun", RUNTIME);
     let path = std::env::var("PATH").unwrap();
     let output = place
         .bench("start --runs 2 --targets host,container --json")
@@ -339,7 +341,7 @@ Time per request:       1.125 [ms] (mean)
         std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
     }
     let server = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
-    for (program, script) in [
+    for (name, script) in [
         ("initdb", ":"),
         ("psql", ":"),
         ("postgres", server),
@@ -357,9 +359,7 @@ Time per request:       1.125 [ms] (mean)
             "case $* in *127.0.0.1:*/file) grep request -i /said ;; *) exit 1 ;; esac",
         ),
     ] {
-        let path = bin.join(program);
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        program(&bin, name, script);
     }
     let tar = place.0.path().join("image.tar");
     let mut command = Command::new("tar");
