@@ -55,7 +55,7 @@ fsync=1
 ";
 
 /// fio, ready to be run on targets.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Fio {
     /// Its version, as it prints it.
     pub version: String,

@@ -71,8 +71,7 @@ pub struct Plan {
 pub fn run(plan: &Plan) -> Result<Results> {
     let (clock, started) = (Instant::now(), SystemTime::now());
     process::take_signals().context(|| "signals".into())?;
-    let app = plan.suites.contains(&Kind::App);
-    if plan.image.is_some() && !app {
+    if plan.image.is_some() && !plan.suites.contains(&Kind::App) {
         return Err(Error::Failed(
             "--image: none of the suites runs an image: name the suite app".into(),
         ));
@@ -87,31 +86,18 @@ pub fn run(plan: &Plan) -> Result<Results> {
         None => None,
     };
     let mut left_out = Vec::new();
-    let mut bench = Bench {
-        places: Vec::new(),
-        runs: plan.runs,
-        errors: work.path("errors"),
-        residents: Vec::new(),
-        fio,
-        outputs: Vec::new(),
-    };
-    for &name in &plan.targets {
-        process::check()?;
-        match targets::make(name, &work) {
-            Ok(target) => bench.places.push(Place { name, target }),
-            Err(error) => {
-                log::warn!("target {} is left out: {error}", name.as_str());
-                left_out.push(LeftOut {
-                    target: name.as_str().to_owned(),
-                    why: error.to_string(),
-                });
-            }
-        }
+    let (mut bench, failed) = Bench::new(&plan.targets, plan.runs, &work)?;
+    bench.fio = fio;
+    for (name, error) in failed {
+        log::warn!("target {} is left out: {error}", name.as_str());
+        left_out.push(LeftOut {
+            target: name.as_str().to_owned(),
+            why: error.to_string(),
+        });
     }
     if bench.places.is_empty() {
         return Err(Error::Failed("no target is left to measure".into()));
     }
-    bench.residents = process::all(&[]);
     let mut suites = Vec::new();
     let mut result = Ok(());
     for &kind in &plan.suites {
@@ -172,23 +158,8 @@ pub fn run(plan: &Plan) -> Result<Results> {
 /// # Errors
 /// [`Error::Interrupted`] only.
 fn run_image(kind: Kind, like: &Bench, work: &Work) -> Result<results::Suite> {
-    let mut bench = Bench {
-        places: Vec::new(),
-        runs: like.runs,
-        errors: like.errors.clone(),
-        residents: Vec::new(),
-        fio: None,
-        outputs: Vec::new(),
-    };
-    let mut failed = Vec::new();
-    for name in like.places.iter().map(|place| place.name) {
-        process::check()?;
-        match targets::make(name, work) {
-            Ok(target) => bench.places.push(Place { name, target }),
-            Err(error) => failed.push((name, error)),
-        }
-    }
-    bench.residents = process::all(&[]);
+    let names: Vec<_> = like.places.iter().map(|place| place.name).collect();
+    let (mut bench, failed) = Bench::new(&names, like.runs, work)?;
     let result = suites::run(kind, &mut bench);
     bench.end_all();
     let mut suite = result?;

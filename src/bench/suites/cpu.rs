@@ -37,7 +37,7 @@ pub fn run(bench: &mut Bench, suite: &mut Suite) -> Result<()> {
         let mut run = |cpus: usize| {
             let size = Size {
                 cpus: cpus as u32,
-                ..Size::default()
+                ..Size::DEFAULT
             };
             let ended = bench.run(at, &["cpu", ROUNDS, &cpus.to_string()], size)?;
             counted(&ended.output, "cpu")

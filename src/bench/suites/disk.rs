@@ -107,7 +107,7 @@ pub fn run(bench: &mut Bench, suite: &mut Suite) -> Result<()> {
     let (names, runs) = (bench.names(), bench.runs);
     let size = Size {
         disk: true,
-        ..Size::default()
+        ..Size::DEFAULT
     };
     method::rounds(suite, &names, &QUANTITIES, (1, runs), |at| {
         let output = bench.run(at, &["disk", BUDGET], size)?.output;
@@ -123,12 +123,11 @@ pub fn run(bench: &mut Bench, suite: &mut Suite) -> Result<()> {
         };
         QUANTITIES.iter().map(value).collect()
     })?;
-    let Some(args) = bench.fio.as_ref().map(|fio| fio.args()) else {
-        suite.about += "; without fio's figures: the package fio is not installed";
+    let Some(fio) = bench.fio.clone() else {
+        suite.about += "; without fio's figures: it is not installed, or linked statically";
         return Ok(());
     };
-    let args: Vec<_> = args.into_iter().map(str::to_owned).collect();
-    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let args = fio.args();
     let well = suite.well(&names);
     let names: Vec<_> = well.iter().map(|at| names[*at]).collect();
     let mut counts = vec![0; names.len()];

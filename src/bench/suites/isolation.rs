@@ -72,7 +72,7 @@ pub fn run(bench: &mut Bench, suite: &mut Suite) -> Result<()> {
     let pid = std::process::id().to_string();
     let mut columns = Vec::new();
     for (at, name) in bench.names().into_iter().enumerate() {
-        match bench.run(at, &["probes", &pid], Size::default()) {
+        match bench.run(at, &["probes", &pid], Size::DEFAULT) {
             Ok(ended) if ended.output.contains("boot-id ") => {
                 columns.push((name.to_owned(), ended.output));
             }

@@ -61,7 +61,7 @@ fn once(bench: &mut Bench, at: usize) -> Result<Sample> {
     let mut runs = Vec::new();
     let mut sample = Sample::new();
     for n in 1..=SEVERAL {
-        let mut run = bench.start(at, &["hold"], Size::default())?;
+        let mut run = bench.start(at, &["hold"], Size::DEFAULT)?;
         run.wait_first()?;
         runs.push(run);
         if n == 1 || n == SEVERAL {

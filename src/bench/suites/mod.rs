@@ -20,7 +20,8 @@ use super::error::{Context, Error, Result};
 use super::fio::Fio;
 use super::process::{self, Ended, Run};
 use super::results::{Failure, Output, Suite};
-use super::targets::{Name, Size, Target};
+use super::targets::{self, Name, Size, Target};
+use super::work::Work;
 
 /// The name of a suite on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -70,6 +71,31 @@ pub struct Bench {
 }
 
 impl Bench {
+    /// On these targets, with the files of `work`; those that cannot be had come
+    /// with it.
+    ///
+    /// # Errors
+    /// An interruption.
+    pub fn new(names: &[Name], runs: usize, work: &Work) -> Result<(Self, Vec<(Name, Error)>)> {
+        let (mut places, mut failed) = (Vec::new(), Vec::new());
+        for &name in names {
+            process::check()?;
+            match targets::make(name, work) {
+                Ok(target) => places.push(Place { name, target }),
+                Err(error) => failed.push((name, error)),
+            }
+        }
+        let bench = Bench {
+            places,
+            runs,
+            errors: work.path("errors"),
+            residents: process::all(&[]),
+            fio: None,
+            outputs: Vec::new(),
+        };
+        Ok((bench, failed))
+    }
+
     /// The targets' names.
     pub fn names(&self) -> Vec<&'static str> {
         self.places

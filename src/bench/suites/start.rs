@@ -87,7 +87,7 @@ pub fn run(bench: &mut Bench, suite: &mut Suite) -> Result<()> {
 }
 
 fn once(bench: &mut Bench, at: usize) -> Result<Sample> {
-    let ended = bench.run(at, &["first"], Size::default())?;
+    let ended = bench.run(at, &["first"], Size::DEFAULT)?;
     let first = ended.first.ok_or_else(|| {
         Error::Failed(format!(
             "the workload's first line did not come: {}",

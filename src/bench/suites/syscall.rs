@@ -55,7 +55,7 @@ const QUANTITIES: [Quantity; 5] = [
 pub fn run(bench: &mut Bench, suite: &mut Suite) -> Result<()> {
     let (names, runs) = (bench.names(), bench.runs);
     method::rounds(suite, &names, &QUANTITIES, (1, runs), |at| {
-        let output = bench.run(at, &["calls", BUDGET], Size::default())?.output;
+        let output = bench.run(at, &["calls", BUDGET], Size::DEFAULT)?.output;
         QUANTITIES
             .iter()
             .map(|quantity| Ok((quantity.name, counted(&output, quantity.name)?)))

@@ -79,12 +79,6 @@ impl Size {
     };
 }
 
-impl Default for Size {
-    fn default() -> Self {
-        Size::DEFAULT
-    }
-}
-
 /// The way from a target to this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {

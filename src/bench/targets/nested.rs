@@ -51,7 +51,7 @@ impl Nested {
 /// another one than the workload's.
 fn image(crun: &Path, work: &Work) -> Result<Vec<Entry>> {
     let mut entries = work::entries()?;
-    entries.extend(["bundle", ROOT, "usr/bin", "run"].map(Entry::directory));
+    entries.extend([&ALONE[1..], &JOINED[1..], ROOT, "usr/bin", "run"].map(Entry::directory));
     if !work.is_image() {
         for mut entry in work.root()? {
             entry.path = format!("{ROOT}/{}", entry.path);
@@ -68,7 +68,6 @@ fn image(crun: &Path, work: &Work) -> Result<Vec<Entry>> {
         let (before, after) = config
             .split_once(&format!("\"{COMMAND}\""))
             .ok_or_else(|| Error::Failed("the configuration has no command".into()))?;
-        entries.push(Entry::directory(&name[1..]));
         entries.push(Entry::file(
             &format!("{}/before", &name[1..]),
             before.into(),
