@@ -60,6 +60,14 @@ fn median(suite: &Value, figure: &str, target: &str) -> f64 {
     result["median"].as_f64().unwrap()
 }
 
+/// The results of a bench that runs to a good end, and what it says on standard error.
+fn measured(command: &mut Command) -> (Value, String) {
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{errors}");
+    (serde_json::from_slice(&output.stdout).unwrap(), errors)
+}
+
 /// A program of this name and script.
 fn program(directory: &Path, name: &str, script: &str) {
     let path = directory.join(name);
@@ -147,14 +155,11 @@ setsid sh -c 'until read -r line </proc/$$/stat; set -- $line; [ $((${14} + ${15
     fs::create_dir(&programs).unwrap();
     program(&programs, "crun", RUNTIME);
     let path = std::env::var("PATH").unwrap();
-    let output = place
-        .bench("start --runs 2 --targets host,container --json")
-        .env("PATH", format!("{}:{path}", programs.display()))
-        .output()
-        .unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{errors}");
-    let all: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (all, _) = measured(
+        place
+            .bench("start --runs 2 --targets host,container --json")
+            .env("PATH", format!("{}:{path}", programs.display())),
+    );
     let start = &all["suites"][0];
     assert_eq!(start["failures"], serde_json::json!([]));
     assert_eq!(results(start, "cpu"), [("host", 2), ("container", 2)]);
@@ -211,14 +216,11 @@ fn streams_go_both_ways() {
     let place = Place::new();
     let interfaces = names("/sys/class/net");
     let targets = ["container", "vm+container"];
-    let output = place
-        .bench("net --runs 1 --json --targets")
-        .arg(targets.join(","))
-        .output()
-        .unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{errors}");
-    let all: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (all, _) = measured(
+        place
+            .bench("net --runs 1 --json --targets")
+            .arg(targets.join(",")),
+    );
     let suite = &all["suites"][0];
     assert_eq!(suite["failures"], serde_json::json!([]));
     for figure in ["out", "in", "round-trip", "connect"] {
@@ -266,16 +268,13 @@ fn an_interruption_leaves_no_interface() {
 fn without_an_image_applications_are_left_out() {
     let place = Place::new();
     let args = "isolation app --runs 1 --targets host --json";
-    let output = place.bench(args).output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{errors}");
+    let (all, errors) = measured(&mut place.bench(args));
     let line = "suite app is left out: it runs an image: make one with";
     assert_eq!(
         errors.lines().filter(|l| l.contains(line)).count(),
         1,
         "{errors}"
     );
-    let all: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(all["left_out"][0]["target"], "suite app");
     assert_eq!(all["suites"].as_array().unwrap().len(), 1);
 
@@ -367,16 +366,13 @@ Time per request:       1.125 [ms] (mean)
     assert!(command.status().unwrap().success());
 
     let targets = ["host", "vm+container"];
-    let output = place
-        .bench("app --runs 1 --json --targets")
-        .arg(targets.join(","))
-        .arg("--image")
-        .arg(&tar)
-        .output()
-        .unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{errors}");
-    let all: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (all, _) = measured(
+        place
+            .bench("app --runs 1 --json --targets")
+            .arg(targets.join(","))
+            .arg("--image")
+            .arg(&tar),
+    );
     let suite = &all["suites"][0];
     assert_eq!(suite["failures"], serde_json::json!([]));
     for (at, name, value) in [
