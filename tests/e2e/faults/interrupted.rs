@@ -168,16 +168,9 @@ fn sandboxes_take_calls_that_end_early() {
     ok(&["rm", "-f", "box"]);
     assert_eq!(ok(&["ps", "-aq"]), "");
 
-    let status = run(&[
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        IMAGE,
-        "sh",
-        "-c",
-        "exit 3",
-    ])
-    .status;
-    assert_eq!(status.code(), Some(3));
+    let mut args = vec!["run", "--rm", "--network", "none", IMAGE];
+    args.extend(["sh", "-c", "exit 3"]);
+    let output = run(&args);
+    let code = output.status.code();
+    assert_eq!(code, Some(3), "{}", home.explain(&output));
 }
