@@ -164,8 +164,9 @@ impl Soak {
             thread::sleep(linger * (mixed(n) / 5 % 100) as u32 / 100);
         };
         // One after another in turn; those at once at random.
-        let kind = if n < AT_RANDOM { n } else { mixed(n) };
-        match kind % 5 {
+        let kind = if n < AT_RANDOM { n } else { mixed(n) } % 5;
+        eprintln!("soak: {n} lives, of kind {kind}");
+        match kind {
             0 => assert_eq!(self.start(|| home.run("--memory 96M", "echo end")), "end"),
             1 => {
                 let status = self.start(|| home.run_output("--memory 96M", "exit 9").status);
