@@ -289,6 +289,22 @@ pub struct Running {
     dir: Option<TempDir>,
 }
 
+/// What the threads of a process are waiting for: each one's name, system call and
+/// stack in the kernel.
+fn threads_of(pid: u32) -> String {
+    let mut text = String::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+    {
+        let path = task.unwrap().path();
+        for file in ["comm", "syscall", "stack"] {
+            text += &fs::read_to_string(path.join(file)).unwrap_or_default();
+        }
+    }
+    text
+}
+
 impl Running {
     /// The process id of drupe.
     pub fn pid(&self) -> u32 {
@@ -347,9 +363,10 @@ impl Running {
             }
             if Instant::now() > limit {
                 panic!(
-                    "drupe does not end:\n{}\n{}",
+                    "drupe does not end:\n{}\n{}\n{}",
                     self.console.now(),
-                    self.errors.now()
+                    self.errors.now(),
+                    threads_of(self.child.id())
                 );
             }
             thread::sleep(Duration::from_millis(10));
