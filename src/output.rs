@@ -46,12 +46,29 @@ const MAX_MESSAGE: usize = 8192;
 
 /// A message as one line of bounded length, safe for a terminal.
 pub fn message(text: &str) -> String {
-    let mut line = one_line(text);
+    let mut line = one_line(&without_numbers(text));
     if let Some((end, _)) = line.char_indices().nth(MAX_MESSAGE) {
         line.truncate(end);
         line.push('…');
     }
     line
+}
+
+/// `text` without the numbers that follow the host's errors: "(os error 2)" says
+/// nothing that "No such file or directory" has not.
+fn without_numbers(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let mut rest = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(')') {
+            Some((number, after)) if number.parse::<u32>().is_ok() => rest.push_str(after),
+            _ => {
+                rest.push_str(" (os error ");
+                rest.push_str(part);
+            }
+        }
+    }
+    rest
 }
 
 /// `text` with every control character escaped, and those that turn text round: it came from a file name, a
@@ -94,6 +111,16 @@ fn turns_text(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_of_the_host_have_no_numbers() {
+        let error = io::Error::from_raw_os_error(2);
+        let text = message(&format!("a: {error}; b: {error}: see c"));
+        let words = "No such file or directory";
+        assert_eq!(text, format!("a: {words}; b: {words}: see c"));
+        let other = "x (os error five) (os error 5";
+        assert_eq!(message(other), other);
+    }
 
     #[test]
     fn nothing_breaks_the_line() {
