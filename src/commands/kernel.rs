@@ -22,13 +22,17 @@ use crate::kernels::{self, Kernel};
 use crate::output;
 use crate::sandbox::signals::Signals;
 
-/// The scripts, and the options that `build` looks for beside itself.
-const FILES: [(&str, &str); 3] = [
+/// The scripts, and the options and patches that `build` looks for beside itself.
+const FILES: [(&str, &str); 4] = [
     ("fetch", include_str!("../../guest-images/kernel/fetch")),
     ("build", include_str!("../../guest-images/kernel/build")),
     (
         "drupe.config",
         include_str!("../../guest-images/kernel/drupe.config"),
+    ),
+    (
+        "returns.patch",
+        include_str!("../../guest-images/kernel/returns.patch"),
     ),
 ];
 
@@ -245,7 +249,8 @@ mod tests {
     #[test]
     fn the_scripts_are_what_they_should_be() {
         for (name, text) in FILES {
-            assert!(name == "drupe.config" || text.starts_with("#!/bin/bash\n"));
+            let data = name == "drupe.config" || name.ends_with(".patch");
+            assert!(data || text.starts_with("#!/bin/bash\n"), "{name}");
         }
     }
 
