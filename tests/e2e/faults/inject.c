@@ -87,11 +87,8 @@ static int is_stream(pid_t pid, int fd) {
   }
   /* What the kernel makes up takes a write as a whole: half a limit of a group is
    * another limit. The loader of libraries takes no interruption. */
-  static const char *whole[] = {"/dev/", "/proc/", "/sys/"};
-  for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
-    if (!strncmp(target, whole[i], strlen(whole[i])))
-      return 0;
-  return target[0] == '/' && !strstr(target, ".so");
+  return target[0] == '/' && !strstr(target, ".so") && strncmp(target, "/dev/", 5) &&
+         strncmp(target, "/proc/", 6) && strncmp(target, "/sys/", 5);
 }
 
 /* The thread's process, whose descriptors they are. */
