@@ -252,6 +252,13 @@ mod tests {
             let data = name == "drupe.config" || name.ends_with(".patch");
             assert!(data || text.starts_with("#!/bin/bash\n"), "{name}");
         }
+        // What stands beside `build` in the source and not in here would be left out
+        // of the kernels that users build.
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/guest-images/kernel");
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let name = entry.unwrap().file_name();
+            assert!(name == "README.md" || FILES.iter().any(|(file, _)| name == *file));
+        }
     }
 
     #[test]
