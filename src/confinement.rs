@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 use std::thread::{Builder, JoinHandle};
 
-use confine::{Access, Confined, Entry, Job, Mode, Plan, Report, Role, Spawner};
+use confine::{Access, Birth, Confined, Entry, Job, Mode, Plan, Report, Role, Spawner};
 use devices::threads::{self, Threads};
 use thiserror::Error;
 use vmm::Machine;
@@ -33,13 +33,17 @@ pub enum ConfinementError {
     /// The working directory.
     #[error("the directory of the sandbox is out of reach: {0}")]
     Directory(#[source] io::Error),
+    /// The process that keeps it.
+    #[error("the sandbox's keeper is out of reach: {0}")]
+    Keeper(#[source] io::Error),
     /// A share.
     #[error("a share cannot be confined: {0}")]
     Share(#[source] io::Error),
 }
 
 /// Confines this process, which has one thread, and a machine that does not run
-/// yet. `entries` are files that it needs beside those that the machine does.
+/// yet. `entries` are files that it needs beside those that the machine does, and
+/// `birth` the namespaces that it was born into.
 ///
 /// # Errors
 /// What does not work; with [`Mode::Strict`], the first layer that is missing.
@@ -48,9 +52,11 @@ pub fn enter(
     config: &VmConfig,
     machine: &Machine,
     entries: Vec<Entry>,
+    birth: Option<Birth>,
 ) -> Result<Report, ConfinementError> {
     let mut plan = plan(config, entries);
     plan.mode = mode;
+    plan.birth = birth;
     if let Some(vsock) = &config.vsock
         && mode != Mode::Off
     {

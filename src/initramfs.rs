@@ -7,6 +7,7 @@
 //! drupe, which unpacks it for a guest.
 
 use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -197,7 +198,9 @@ fn kept(directory: &Path) -> io::Result<File> {
         // That of another version; who has it open keeps it.
         let _ = fs::remove_file(entry?.path());
     }
-    let new = directory.join(format!(".{AGENT_ID}.{}", std::process::id()));
+    // Whoever makes it at the same time has another one.
+    let tag = RandomState::new().hash_one(AGENT_ID);
+    let new = directory.join(format!(".{AGENT_ID}.{tag:x}"));
     let made = File::options()
         .write(true)
         .create_new(true)

@@ -32,9 +32,6 @@ fn main() -> ExitCode {
         return sandbox::monitor::main(&id.to_string_lossy());
     }
     let word = std::env::args_os().nth(1).unwrap_or_default();
-    if word == sandbox::cgroups::COMMAND {
-        return sandbox::cgroups::main();
-    }
     if word == commands::doctor::confinement::COMMAND {
         logging::start(false);
         return commands::doctor::confinement::main();

@@ -7,29 +7,27 @@
 //! is convenient.
 
 use libc::{
-    SYS_accept4, SYS_bind, SYS_brk, SYS_capget, SYS_capset, SYS_chdir, SYS_clock_gettime,
-    SYS_clock_nanosleep, SYS_clone, SYS_clone3, SYS_close, SYS_connect, SYS_copy_file_range,
-    SYS_dup, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_eventfd2, SYS_exit,
-    SYS_exit_group, SYS_fallocate, SYS_fchdir, SYS_fchmod, SYS_fchmodat, SYS_fchownat, SYS_fcntl,
-    SYS_fdatasync, SYS_flock, SYS_fstat, SYS_fstatfs, SYS_fsync, SYS_ftruncate, SYS_futex,
-    SYS_getcwd, SYS_getdents64, SYS_getegid, SYS_geteuid, SYS_getgid, SYS_getpeername, SYS_getpid,
-    SYS_getrandom, SYS_getrlimit, SYS_getsockname, SYS_getsockopt, SYS_gettid, SYS_getuid,
-    SYS_getxattr, SYS_ioctl, SYS_linkat, SYS_listen, SYS_listxattr, SYS_lseek, SYS_madvise,
-    SYS_mkdirat, SYS_mknodat, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap, SYS_nanosleep,
-    SYS_newfstatat, SYS_openat, SYS_pipe2, SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv,
-    SYS_preadv2, SYS_prlimit64, SYS_pwrite64, SYS_pwritev, SYS_pwritev2, SYS_read, SYS_readlinkat,
-    SYS_readv, SYS_recvfrom, SYS_recvmsg, SYS_removexattr, SYS_renameat, SYS_renameat2,
-    SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn,
-    SYS_rt_sigtimedwait, SYS_sched_getaffinity, SYS_sched_yield, SYS_seccomp, SYS_sendmsg,
-    SYS_sendto, SYS_set_robust_list, SYS_setfsgid, SYS_setfsuid, SYS_setsockopt, SYS_setxattr,
-    SYS_shutdown, SYS_sigaltstack, SYS_socket, SYS_statx, SYS_symlinkat, SYS_syncfs, SYS_tgkill,
-    SYS_timerfd_settime, SYS_umask, SYS_unlinkat, SYS_unshare, SYS_utimensat, SYS_write,
-    SYS_writev,
+    SYS_accept4, SYS_bind, SYS_brk, SYS_capget, SYS_capset, SYS_clock_gettime, SYS_clock_nanosleep,
+    SYS_clone, SYS_clone3, SYS_close, SYS_connect, SYS_copy_file_range, SYS_dup, SYS_epoll_create1,
+    SYS_epoll_ctl, SYS_epoll_pwait, SYS_eventfd2, SYS_exit, SYS_exit_group, SYS_fallocate,
+    SYS_fchmod, SYS_fchmodat, SYS_fchownat, SYS_fcntl, SYS_fdatasync, SYS_flock, SYS_fstat,
+    SYS_fstatfs, SYS_fsync, SYS_ftruncate, SYS_futex, SYS_getcwd, SYS_getdents64, SYS_getegid,
+    SYS_geteuid, SYS_getgid, SYS_getpeername, SYS_getpid, SYS_getrandom, SYS_getrlimit,
+    SYS_getsockname, SYS_getsockopt, SYS_gettid, SYS_getuid, SYS_getxattr, SYS_ioctl, SYS_linkat,
+    SYS_listen, SYS_listxattr, SYS_lseek, SYS_madvise, SYS_mkdirat, SYS_mknodat, SYS_mmap,
+    SYS_mprotect, SYS_mremap, SYS_munmap, SYS_nanosleep, SYS_newfstatat, SYS_openat, SYS_pipe2,
+    SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv, SYS_preadv2, SYS_prlimit64, SYS_pwrite64,
+    SYS_pwritev, SYS_pwritev2, SYS_read, SYS_readlinkat, SYS_readv, SYS_recvfrom, SYS_recvmsg,
+    SYS_removexattr, SYS_renameat, SYS_renameat2, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction,
+    SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_rt_sigtimedwait, SYS_sched_getaffinity,
+    SYS_sched_yield, SYS_seccomp, SYS_sendmsg, SYS_sendto, SYS_set_robust_list, SYS_setfsgid,
+    SYS_setfsuid, SYS_setsockopt, SYS_setxattr, SYS_shutdown, SYS_sigaltstack, SYS_socket,
+    SYS_statx, SYS_symlinkat, SYS_syncfs, SYS_tgkill, SYS_timerfd_settime, SYS_umask, SYS_unlinkat,
+    SYS_unshare, SYS_utimensat, SYS_write, SYS_writev,
 };
 #[cfg(target_arch = "x86_64")]
 use libc::{
-    SYS_epoll_wait, SYS_lstat, SYS_mkdir, SYS_open, SYS_poll, SYS_readlink, SYS_rename, SYS_rmdir,
-    SYS_stat, SYS_unlink,
+    SYS_epoll_wait, SYS_lstat, SYS_open, SYS_poll, SYS_readlink, SYS_rename, SYS_stat, SYS_unlink,
 };
 
 use crate::Role;
@@ -350,9 +348,6 @@ const CONTROL: &[Allow] = &[
     (SYS_fcntl, When::Is(1, libc::F_OFD_SETLKW as u64)),
     always(SYS_flock),
     (SYS_ioctl, When::Is(1, libc::FIONBIO)),
-    // The TAP of a bridged sandbox goes with it.
-    (SYS_ioctl, When::Is(1, libc::TUNSETIFF)),
-    (SYS_ioctl, When::Is(1, libc::TUNSETPERSIST)),
     always(SYS_rt_sigtimedwait),
     always(SYS_rt_sigaction),
     #[cfg(target_arch = "x86_64")]
@@ -383,13 +378,6 @@ const CONTROL: &[Allow] = &[
     #[cfg(target_arch = "x86_64")]
     always(SYS_unlink),
     always(SYS_unlinkat),
-    #[cfg(target_arch = "x86_64")]
-    always(SYS_mkdir),
-    always(SYS_mkdirat),
-    #[cfg(target_arch = "x86_64")]
-    always(SYS_rmdir),
-    always(SYS_chdir),
-    always(SYS_fchdir),
     always(SYS_getcwd),
     always(SYS_getuid),
     always(SYS_geteuid),

@@ -35,7 +35,6 @@ fn rules(plan: &Plan, parts: &[Part]) -> Result<RulesetStatus, RulesetError> {
     let odd = AccessFs::MakeSym | AccessFs::MakeFifo | AccessFs::MakeChar | AccessFs::MakeBlock;
     let write = share & !odd;
     let read = BitFlags::from(AccessFs::ReadFile) | AccessFs::ReadDir;
-    let directories = AccessFs::ReadDir | AccessFs::MakeDir | AccessFs::RemoveDir | AccessFs::Refer;
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(all)?
@@ -48,7 +47,6 @@ fn rules(plan: &Plan, parts: &[Part]) -> Result<RulesetStatus, RulesetError> {
         let access = match part.access {
             Access::Read => read,
             Access::Write => write,
-            Access::Directories => directories,
         };
         rules = rules.add_rule(PathBeneath::new(&part.fd, access))?;
     }
@@ -57,7 +55,7 @@ fn rules(plan: &Plan, parts: &[Part]) -> Result<RulesetStatus, RulesetError> {
         let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
         let access = match access {
             Access::Read => read,
-            _ => share,
+            Access::Write => share,
         };
         rules = rules.add_rule(PathBeneath::new(fd, access))?;
     }

@@ -1,13 +1,15 @@
 //! Takes from a process what it does not need, before it begins to serve
 //! somebody who may be hostile. Knows nothing of virtual machines.
 //!
-//! [`enter`] is for the process, while it has one thread: namespaces of its own,
+//! [`fork`] is for one that is to have a PID namespace, and so has to be born in
+//! it. [`enter`] is for the process, while it has one thread: the other namespaces,
 //! an empty root, Landlock, no capabilities, `no_new_privs`, limits. [`enter_role`]
 //! is for each thread, as the first thing it does: the system calls of its
 //! [`Role`], which stand in `filters.rs`. Threads that start later come from a
 //! [`Spawner`], since a thread never gets more than the one that started it.
 
 mod filters;
+mod fork;
 mod landlock;
 mod namespaces;
 mod process;
@@ -26,6 +28,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use fork::{Birth, Child, Forked, fork};
 pub use process::close_inherited;
 pub use report::{Layer, Report, State};
 pub use root::{Access, Entry};
@@ -116,7 +119,7 @@ impl FromStr for Mode {
 }
 
 /// A step that did not work.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 #[error("cannot {what}: {why}")]
 pub struct Failed {
     what: &'static str,
@@ -169,6 +172,8 @@ pub struct Plan {
     /// The roles of threads that start later, beside [`Role::Log`]. With
     /// [`Role::Network`] these open sockets on the host's network.
     pub late: Vec<Role>,
+    /// What it was born into, if it is a child of [`fork`].
+    pub birth: Option<Birth>,
     /// Its [`Role::FileSystem`] threads give files to other users, as root.
     pub owners: bool,
     /// Called when a thread is about to be ended for its system call: must be safe

@@ -18,11 +18,17 @@ use crate::{Failed, Plan, landlock, process, root};
 /// that user exists. Root makes them first and a user namespace afterwards, unless
 /// its threads go on to deal with other users' files.
 pub fn enter(plan: &Plan, report: &mut Report) -> bool {
-    let privileged = process::is_privileged();
+    let born_into = plan.birth.as_ref().and_then(|birth| birth.user.clone());
+    // As root of that one it would be taken for the host's.
+    let privileged = born_into.is_none() && process::is_privileged();
     // Before there is a root in which it is not.
     let own = own_proc();
     if !privileged {
-        report.note(Layer::User, enter_user(&own));
+        let user = born_into.unwrap_or_else(|| enter_user(&own));
+        report.note(Layer::User, user);
+    }
+    if let Some(birth) = &plan.birth {
+        report.note(Layer::Pid, birth.pid.clone());
     }
     for (layer, flags) in [
         (Layer::Ipc, UnshareFlags::NEWIPC),
@@ -62,8 +68,12 @@ pub fn leave_network() -> Result<(), Failed> {
 
 fn unshare(flags: UnshareFlags) -> Result<(), Failed> {
     // SAFETY: descriptors stay shared: CLONE_FILES is not among the flags.
-    unsafe { rustix::thread::unshare_unsafe(flags) }
-        .map_err(|e| Failed::new("enter a namespace", explain(e)))
+    unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(refused)
+}
+
+/// Why there is no namespace.
+pub fn refused(error: rustix::io::Errno) -> Failed {
+    Failed::new("enter a namespace", explain(error))
 }
 
 fn explain(error: rustix::io::Errno) -> String {
@@ -102,12 +112,18 @@ fn inside(id: u32) -> u32 {
 
 /// A user namespace in which this user is who they were, and nobody else is.
 fn enter_user(own: &Result<OwnedFd, Failed>) -> Result<(), Failed> {
-    let own = match own {
-        Ok(own) => own,
-        Err(e) => return Err(Failed::new("write to /proc/self", e)),
-    };
+    let own = own.as_ref().map_err(Failed::clone)?;
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     unshare(UnshareFlags::NEWUSER)?;
+    map(own, uid, gid)
+}
+
+/// Makes this process, which is in a new user namespace, be who it was outside.
+pub fn map_user(uid: u32, gid: u32) -> Result<(), Failed> {
+    map(&own_proc()?, uid, gid)
+}
+
+fn map(own: &OwnedFd, uid: u32, gid: u32) -> Result<(), Failed> {
     for (file, text) in [
         ("setgroups", "deny".to_owned()),
         ("uid_map", format!("{} {uid} 1", inside(uid))),

@@ -10,6 +10,8 @@ use crate::Failed;
 pub enum Layer {
     /// A user namespace: no privilege of the host's is left to regain.
     User,
+    /// A PID namespace: no other process has a number here.
+    Pid,
     /// A mount namespace with an empty root.
     Root,
     /// A network namespace without interfaces.
@@ -37,6 +39,7 @@ impl Layer {
     pub fn name(self) -> &'static str {
         match self {
             Layer::User => "user namespace",
+            Layer::Pid => "PID namespace",
             Layer::Root => "empty root",
             Layer::Network => "network namespace",
             Layer::Ipc => "IPC namespace",

@@ -29,9 +29,6 @@ pub enum Access {
     Read,
     /// Also write it, and below a directory make and remove files.
     Write,
-    /// Below a directory make, rename and remove directories, and nothing else
-    /// where there is Landlock.
-    Directories,
 }
 
 /// A file or a directory of the host's that stays where it is.
@@ -43,8 +40,6 @@ pub struct Entry {
     pub access: Access,
     /// It may be missing.
     pub optional: bool,
-    /// It is below another entry, and may more than that.
-    pub inner: bool,
 }
 
 impl Entry {
@@ -54,23 +49,6 @@ impl Entry {
             path: path.into(),
             access: Access::Write,
             optional: false,
-            inner: false,
-        }
-    }
-
-    /// A directory that has others, of which some come and go.
-    pub fn directories(path: impl Into<PathBuf>) -> Self {
-        Entry {
-            access: Access::Directories,
-            ..Entry::write(path)
-        }
-    }
-
-    /// One below another entry that is written all the same.
-    pub fn inner(path: impl Into<PathBuf>) -> Self {
-        Entry {
-            inner: true,
-            ..Entry::write(path)
         }
     }
 
@@ -135,17 +113,7 @@ pub fn enter(plan: &Plan) -> Result<Vec<Part>, Failed> {
             );
             return Err(Failed::new("take a file along", why));
         }
-        let fd = match entry.inner {
-            // A mount could not be moved or removed.
-            true => openat(
-                CWD,
-                &entry.path,
-                OFlags::PATH | OFlags::CLOEXEC,
-                Mode::empty(),
-            ),
-            false => clone(CWD, &entry.path, entry.access),
-        };
-        match fd {
+        match clone(CWD, &entry.path, entry.access) {
             Ok(fd) => parts.push((entry, fd)),
             Err(Errno::NOENT) if entry.optional => {}
             Err(e) => {
@@ -166,7 +134,7 @@ pub fn enter(plan: &Plan) -> Result<Vec<Part>, Failed> {
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )
     .map_err(failed("mount an empty root"))?;
-    for (entry, fd) in parts.iter().filter(|(entry, _)| !entry.inner) {
+    for (entry, fd) in &parts {
         place(&new, entry, fd).map_err(failed("fill the empty root"))?;
     }
     for (at, target) in &plan.links {

@@ -57,7 +57,8 @@ pub fn run(args: &BootArgs) -> Result<Exit, Failure> {
     };
     let guard = guard.transpose();
     let guard = guard.map_err(|e| Failure::runtime(ConsoleError(e)))?;
-    confinement::enter(args.confine, &config, &machine, Vec::new()).map_err(Failure::runtime)?;
+    confinement::enter(args.confine, &config, &machine, Vec::new(), None)
+        .map_err(Failure::runtime)?;
     let stop_timeout = Duration::from_secs(args.stop_timeout.into());
     let outcome = machine.run(stop_timeout);
     drop(guard);

@@ -1,17 +1,13 @@
-//! A control group for each sandbox's monitor. Whoever starts a sandbox makes it,
-//! as the monitor is to be confined; and as nobody can remove the group that they
-//! are in, it is removed by the next command that comes by.
+//! A control group for each sandbox's monitor. Its keeper, which is in no group of
+//! its own, makes it before the monitor begins, and removes it behind the monitor's
+//! end; what a keeper that was killed leaves, the next command does that comes by.
 //!
 //! What was made stands in `cgroups/ID` in drupe's directory, which outlives the
 //! sandbox's own.
 
 use std::fs;
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use vmm::config::ByteSize;
@@ -22,13 +18,6 @@ use super::id::Id;
 use super::spec::Spec;
 use super::store::{Sandbox, Store};
 use crate::cgroup::{DeviceLimit, Error, Group, Host, Limits, Shortage};
-
-/// The word that makes drupe a process that removes groups when they are empty.
-pub const COMMAND: &str = "cgroup-sweeper";
-/// How long that waits: a machine's memory takes its time to be freed.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// How often it looks.
-const TICK: Duration = Duration::from_millis(50);
 
 /// Threads of a monitor: its own are some ten, with five for each share, one for
 /// each CPU and each disk, and one for each client that is attached.
@@ -89,9 +78,9 @@ fn refused(what: &str, error: &Error) -> SandboxError {
     SandboxError::Refused(format!("{what}: {error}"))
 }
 
-/// Makes the group of a sandbox whose monitor is this process, and puts it there.
-/// Where that is not to be had, it goes on without, unless it was asked for. The
-/// caller has the lock on changes.
+/// Makes the group of a sandbox whose monitor is the process `monitor`, and puts it
+/// there. Where that is not to be had, it goes on without, unless it was asked for. The
+/// caller has the lock for the sandbox's life.
 ///
 /// # Errors
 /// What was asked for and is not to be had.
@@ -171,98 +160,62 @@ pub fn memory(spec: &Spec) -> ByteSize {
     ByteSize(guest + guest / MEMORY_PER_TABLE + MONITOR_MEMORY)
 }
 
-/// Removes the groups of sandboxes that do not run; false when one of them is
-/// still in use.
-pub fn sweep(store: &Store) -> bool {
-    sweep_these(store, records(store)).is_empty()
-}
-
-/// What was made, of all sandboxes.
-fn records(store: &Store) -> Vec<(Id, Option<Record>)> {
+/// Removes the groups of sandboxes that do not run.
+pub fn sweep(store: &Store) {
     let entries = match fs::read_dir(directory(store.home())) {
         Ok(entries) => entries,
         // There are none.
-        Err(_) => return Vec::new(),
+        Err(_) => return,
     };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let ids = names.filter_map(|name| name.parse::<Id>().ok());
-    ids.map(|id| (id.clone(), record(store.home(), &id)))
-        .collect()
+    for id in names.filter_map(|name| name.parse::<Id>().ok()) {
+        warn(sweep_one(store, &id));
+    }
 }
 
-/// Removes those of them that belong to no sandbox that runs; returns those that
-/// are still in use.
-fn sweep_these(store: &Store, mut records: Vec<(Id, Option<Record>)>) -> Vec<(Id, Option<Record>)> {
-    records.retain(|(id, record)| match sweep_one(store, id, record.as_ref()) {
-        Ok(done) => !done,
-        Err(e) => {
-            // To wait would not help.
-            log::warn!("{e}");
-            false
-        }
-    });
-    records
+/// Removes the group of a sandbox that does not run, unless it is started again.
+pub fn sweep_for(sandbox: &Sandbox) {
+    warn(sweep_one(&sandbox.store(), &sandbox.id));
 }
 
-/// True when there is nothing more to do.
-fn sweep_one(store: &Store, id: &Id, record: Option<&Record>) -> Result<bool, SandboxError> {
+/// Removes the group of a sandbox whose monitor has ended, by who holds the lock for
+/// its life.
+pub fn discard(sandbox: &Sandbox) {
+    warn(remove(sandbox.store().home(), &sandbox.id));
+}
+
+fn warn(removed: Result<(), SandboxError>) {
+    if let Err(e) = removed {
+        log::warn!("{e}");
+    }
+}
+
+fn sweep_one(store: &Store, id: &Id) -> Result<(), SandboxError> {
     let _changes = match store.find(id.as_str()) {
         Ok(sandbox) => {
             // Whoever starts it has this lock, and its monitor the other one.
             let changes = sandbox.try_lock_changes()?;
             if changes.is_none() || sandbox.has_monitor()? {
-                return Ok(true);
+                return Ok(());
             }
             changes
         }
         Err(SandboxError::Unknown(_)) => None,
         Err(e) => return Err(e),
     };
-    if let Some(Record::Group(group)) = record
+    remove(store.home(), id)
+}
+
+/// One that is still in use is left to the next who comes by.
+fn remove(home: &Path, id: &Id) -> Result<(), SandboxError> {
+    if let Some(Record::Group(group)) = record(home, id)
         && !group.remove().map_err(|e| refused("cgroup", &e))?
     {
-        return Ok(false);
+        return Ok(());
     }
-    let path = path(store.home(), id);
+    let path = path(home, id);
     match fs::remove_file(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(SandboxError::io("remove", &path, e)),
-        _ => Ok(true),
+        _ => Ok(()),
     }
-}
-
-/// As [`sweep`]; what is still in use is left to a process that waits for it, and
-/// that nobody waits for.
-pub fn sweep_soon(store: &Store) {
-    if sweep(store) {
-        return;
-    }
-    let started = Command::new("/proc/self/exe")
-        .arg0("drupe")
-        .arg(COMMAND)
-        .current_dir("/")
-        .env("DRUPE_HOME", store.home())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn();
-    if let Err(e) = started {
-        // The next command comes by.
-        log::info!("no process waits for empty cgroups: {e}");
-    }
-}
-
-/// Is that process.
-pub fn main() -> ExitCode {
-    let Ok(store) = Store::open() else {
-        return ExitCode::FAILURE;
-    };
-    let end = Instant::now() + PATIENCE;
-    // They are known from here on, whatever becomes of drupe's directory.
-    let mut left = sweep_these(&store, records(&store));
-    while !left.is_empty() && Instant::now() < end {
-        thread::sleep(TICK);
-        left = sweep_these(&store, left);
-    }
-    ExitCode::SUCCESS
 }

@@ -127,10 +127,17 @@ pub fn wait_for_exit(stream: &mut UnixStream) -> Result<Exit, Failure> {
     }
 }
 
+const LOST: &str = "drupe's process for the sandbox does not answer";
+
 /// The monitor is not there any more.
 pub fn lost(why: &str) -> Failure {
     Failure {
-        message: format!("drupe's process for the sandbox does not answer: {why}"),
+        message: format!("{LOST}: {why}"),
         status: 125,
     }
+}
+
+/// Whether a failure is one of [`lost`].
+pub fn is_lost(failure: &Failure) -> bool {
+    failure.message.starts_with(LOST)
 }

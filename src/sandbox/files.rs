@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -78,13 +78,37 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// The file's, or `FileTooLarge` for what is none of ours.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    bounded(File::open(path)?)
+}
+
+/// Reads a small file that is open, from its beginning, wherever others who have it
+/// open with this process have come.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_open(file: &File) -> io::Result<Vec<u8>> {
+    bounded(FromStart { file, at: 0 })
+}
+
+fn bounded(from: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?
-        .take(MAX_SIZE + 1)
-        .read_to_end(&mut bytes)?;
+    from.take(MAX_SIZE + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > MAX_SIZE {
         true => Err(io::ErrorKind::FileTooLarge.into()),
         false => Ok(bytes),
+    }
+}
+
+struct FromStart<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Read for FromStart<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read_at(to, self.at)?;
+        self.at += n as u64;
+        Ok(n)
     }
 }
 

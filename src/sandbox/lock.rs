@@ -12,7 +12,7 @@ use std::path::Path;
 /// A lock that is held as long as this lives.
 #[derive(Debug)]
 pub struct FileLock {
-    _file: File,
+    file: File,
 }
 
 /// How a lock is held.
@@ -24,6 +24,15 @@ pub enum Kind {
     Exclusive,
 }
 
+impl Kind {
+    fn number(self) -> libc::c_int {
+        match self {
+            Kind::Shared => libc::F_RDLCK,
+            Kind::Exclusive => libc::F_WRLCK,
+        }
+    }
+}
+
 impl FileLock {
     /// Takes the lock, and waits for it. The file is made when it is not there.
     ///
@@ -31,12 +40,12 @@ impl FileLock {
     /// The file's.
     pub fn wait(path: &Path, kind: Kind) -> io::Result<Self> {
         let file = open(path)?;
-        while let Err(e) = request(&file, libc::F_OFD_SETLKW, kind) {
+        while let Err(e) = request(&file, libc::F_OFD_SETLKW, kind.number()) {
             if e.kind() != io::ErrorKind::Interrupted {
                 return Err(e);
             }
         }
-        Ok(FileLock { _file: file })
+        Ok(FileLock { file })
     }
 
     /// Takes the lock unless somebody has it.
@@ -45,11 +54,19 @@ impl FileLock {
     /// The file's.
     pub fn try_take(path: &Path, kind: Kind) -> io::Result<Option<Self>> {
         let file = open(path)?;
-        match request(&file, libc::F_OFD_SETLK, kind) {
-            Ok(_) => Ok(Some(FileLock { _file: file })),
+        match request(&file, libc::F_OFD_SETLK, kind.number()) {
+            Ok(_) => Ok(Some(FileLock { file })),
             Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// Lets go of it also for children of this process, which hold it with it.
+    ///
+    /// # Errors
+    /// The system call's.
+    pub fn release(self) -> io::Result<()> {
+        request(&self.file, libc::F_OFD_SETLK, libc::F_UNLCK).map(drop)
     }
 }
 
@@ -63,7 +80,7 @@ pub fn is_held(path: &Path) -> io::Result<bool> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
         file => file?,
     };
-    let answer = request(&file, libc::F_OFD_GETLK, Kind::Exclusive)?;
+    let answer = request(&file, libc::F_OFD_GETLK, libc::F_WRLCK)?;
     Ok(answer.l_type != libc::F_UNLCK as libc::c_short)
 }
 
@@ -77,13 +94,10 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-fn request(file: &File, command: libc::c_int, kind: Kind) -> io::Result<libc::flock> {
+fn request(file: &File, command: libc::c_int, kind: libc::c_int) -> io::Result<libc::flock> {
     // SAFETY: all zeroes is a valid flock: the whole file, and no process.
     let mut lock: libc::flock = unsafe { mem::zeroed() };
-    lock.l_type = match kind {
-        Kind::Shared => libc::F_RDLCK,
-        Kind::Exclusive => libc::F_WRLCK,
-    } as libc::c_short;
+    lock.l_type = kind as libc::c_short;
     lock.l_whence = libc::SEEK_SET as libc::c_short;
     // SAFETY: the commands read and write one flock, which outlives the call.
     if unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) } < 0 {

@@ -53,30 +53,14 @@ pub struct Prepared {
     pub guest: protocol::Network,
     /// The ports of the host that lead in, each one now a single port.
     pub ports: Vec<Publish>,
-    /// The TAP that was made for it.
-    pub tap: Option<TapGuard>,
 }
 
-/// A TAP of a sandbox, removed with this.
-#[derive(Debug)]
-pub struct TapGuard(String, tap::Remover);
-
-impl Drop for TapGuard {
-    fn drop(&mut self) {
-        told(&self.0, self.1.remove());
-    }
-}
-
-/// Removes the TAP of a sandbox whose monitor could not. The name is what that
-/// monitor wrote: one that is not this sandbox's is left alone.
+/// Removes the TAP of a sandbox that has ended. The name is what its state says: one
+/// that is not this sandbox's is left alone.
 pub fn remove_tap(name: Option<&str>, id: &Id) {
-    if let Some(name) = name.filter(|name| *name == tap_name(id)) {
-        told(name, tap::remove(name));
-    }
-}
-
-fn told(name: &str, removed: io::Result<()>) {
-    if let Err(e) = removed {
+    if let Some(name) = name.filter(|name| *name == tap_name(id))
+        && let Err(e) = tap::remove(name)
+    {
         log::warn!("TAP {name}: {e}: 'ip link delete {name}' removes it");
     }
 }
@@ -119,12 +103,11 @@ pub fn prepare(network: &Network, id: &Id) -> Result<Prepared, NetworkError> {
         }
         NetworkMode::Bridge(bridge) => {
             let name = tap_name(id);
-            let remover = tap::make(&name, bridge).map_err(|e| NetworkError::Bridge {
+            tap::make(&name, bridge).map_err(|e| NetworkError::Bridge {
                 bridge: bridge.clone(),
                 why: explain(&e),
             })?;
             prepared.card = Some(card(&name, mac));
-            prepared.tap = Some(TapGuard(name, remover));
             prepared.guest.interfaces.push(foreign(network, mac));
         }
     }

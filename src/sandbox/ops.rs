@@ -1,5 +1,6 @@
 //! What is done to sandboxes, whichever command asks for it.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,8 +35,29 @@ const TICK: Duration = Duration::from_millis(20);
 /// The monitor's side of a process, for signals and window sizes.
 struct Monitor {
     sandbox: Sandbox,
-    /// Its process, as long as it is this one's child and may still be booting.
+    /// What it has to say, opened while the sandbox was there.
+    log: Option<File>,
+    /// Its keeper, as long as it is this one's child and may still be booting.
     booting: Option<(Pid, AtomicBool)>,
+}
+
+impl Monitor {
+    /// Adds to the failure of a monitor which died the last thing that it had to say.
+    fn explain(&self, failure: Failure) -> Failure {
+        if !control::is_lost(&failure) {
+            return failure;
+        }
+        let log = self.log.as_ref();
+        let text = log.and_then(|log| super::files::read_open(log).ok());
+        let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
+        let message = match text.lines().rfind(|line| !line.is_empty()) {
+            Some(line) => format!("drupe's process for the sandbox died: {line}"),
+            None => "drupe's process for the sandbox was killed: unless somebody did it, \
+                     the host had no memory left (see its kernel log)"
+                .to_owned(),
+        };
+        Failure { message, ..failure }
+    }
 }
 
 impl Remote for Monitor {
@@ -108,14 +130,14 @@ pub fn start(sandbox: &Sandbox, options: Option<&Options>) -> Result<Option<End>
     let Launched {
         mut stream,
         mut child,
+        log,
     } = monitor::launch(sandbox, attach).or_else(|e| {
         give_up(sandbox, &changes)?;
         Err(e)
     })?;
-    // While the guest boots.
-    cgroups::sweep(&sandbox.store());
     let remote = Arc::new(Monitor {
         sandbox: sandbox.clone(),
+        log: Some(log),
         booting: i32::try_from(child.id())
             .ok()
             .and_then(Pid::from_raw)
@@ -125,21 +147,13 @@ pub fn start(sandbox: &Sandbox, options: Option<&Options>) -> Result<Option<End>
     if let Err(failure) = control::reply(&mut stream) {
         // It has nothing more to do, and its locks go with it.
         let _ = child.wait();
-        let failure = match monitor_error(sandbox) {
-            Some(why) if failure.message.contains("does not answer") => Failure {
-                message: why,
-                ..failure
-            },
-            _ => failure,
-        };
+        let failure = remote.explain(failure);
         let removed = sandbox.spec().is_ok_and(|spec| spec.auto_remove);
         let (failure, said) = not_up(sandbox, removed, failure);
         for line in said {
             output::print_note(&line);
         }
         give_up(sandbox, &changes)?;
-        drop(changes);
-        cgroups::sweep_soon(&sandbox.store());
         return Err(StartError::Failed(failure));
     }
     if let Some((_, started)) = &remote.booting {
@@ -151,8 +165,7 @@ pub fn start(sandbox: &Sandbox, options: Option<&Options>) -> Result<Option<End>
     };
     let end = attach::streams(stream, options)
         .map_err(|e| SandboxError::io("use the terminal for", sandbox.dir(), e))?;
-    cgroups::sweep_soon(&sandbox.store());
-    finish(sandbox, end, &remote)
+    finish(end, &remote)
 }
 
 /// Adds to why a guest did not come up what its kernel said last, and where to
@@ -217,23 +230,18 @@ pub fn attach(sandbox: &Sandbox, options: &Options) -> Result<Option<End>, Start
     control::reply(&mut stream).map_err(StartError::Failed)?;
     let remote = Arc::new(Monitor {
         sandbox: sandbox.clone(),
+        log: File::open(sandbox.path(monitor::LOG)).ok(),
         booting: None,
     });
     attach::proxy_signals(signals, remote.clone());
     let end = attach::streams(stream, options)
         .map_err(|e| SandboxError::io("use the terminal for", sandbox.dir(), e))?;
-    finish(sandbox, end, &remote)
+    finish(end, &remote)
 }
 
-fn finish(sandbox: &Sandbox, end: End, remote: &Monitor) -> Result<Option<End>, StartError> {
+fn finish(end: End, remote: &Monitor) -> Result<Option<End>, StartError> {
     match end {
-        End::Failed(failure) => Err(StartError::Failed(match monitor_error(sandbox) {
-            Some(why) if failure.message.contains("does not answer") => Failure {
-                message: why,
-                ..failure
-            },
-            _ => failure,
-        })),
+        End::Failed(failure) => Err(StartError::Failed(remote.explain(failure))),
         End::NoReader => {
             // As it would happen to a process whose reader is gone.
             let _ = remote.signal(libc::SIGPIPE);
@@ -241,14 +249,6 @@ fn finish(sandbox: &Sandbox, end: End, remote: &Monitor) -> Result<Option<End>, 
         }
         end => Ok(Some(end)),
     }
-}
-
-/// The last thing that a monitor which died had to say.
-fn monitor_error(sandbox: &Sandbox) -> Option<String> {
-    let text = super::files::read(&sandbox.path(monitor::LOG)).ok()?;
-    let text = String::from_utf8_lossy(&text).into_owned();
-    let line = text.lines().rfind(|line| !line.is_empty())?;
-    Some(format!("drupe's process for the sandbox died: {line}"))
 }
 
 /// Sends a sandbox's process a signal.
@@ -344,7 +344,6 @@ pub fn stop(
     if let Ok(spec) = spec {
         events::sandbox(sandbox, &spec, "stop", &[]);
     }
-    cgroups::sweep_soon(&sandbox.store());
     Ok(())
 }
 
@@ -448,7 +447,8 @@ pub fn remove(sandbox: &Sandbox, force: bool, volumes: bool) -> Result<(), Sandb
             monitor::remove_anonymous_volumes(sandbox.store().home(), &spec);
         }
     }
-    cgroups::sweep_soon(&sandbox.store());
+    // Its keeper may have been killed.
+    cgroups::sweep_for(sandbox);
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
 
 /// The names of Linux's signals on x86-64 and most others, without `SIG`.
@@ -105,6 +106,21 @@ impl Signals {
             match libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) {
                 0 => Ok(Signals { set }),
                 error => Err(io::Error::from_raw_os_error(error)),
+            }
+        }
+    }
+
+    /// A descriptor that can be read from while one has arrived: for who waits for
+    /// other things as well, and then takes it by [`Signals::wait`].
+    ///
+    /// # Errors
+    /// The system call's.
+    pub fn arrived(&self) -> io::Result<OwnedFd> {
+        // SAFETY: the set is valid; the descriptor is new, and nobody else's.
+        unsafe {
+            match libc::signalfd(-1, &raw const self.set, libc::SFD_CLOEXEC) {
+                -1 => Err(io::Error::last_os_error()),
+                fd => Ok(OwnedFd::from_raw_fd(fd)),
             }
         }
     }

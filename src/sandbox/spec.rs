@@ -1,5 +1,5 @@
 //! A sandbox as plain data: all that its monitor needs to make it, settled when
-//! it is created. `config.json` in its directory.
+//! it is created. `configs/ID` in drupe's directory.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use super::log;
 use super::time::Time;
 use crate::cgroup::Rates;
 
-/// The version of `config.json` that this program writes. It reads no newer one.
+/// The version of that file that this program writes. It reads no newer one.
 pub const VERSION: u32 = 1;
 
 /// A sandbox.

@@ -20,9 +20,6 @@ use super::time::Time;
 use crate::cgroup::Shortage;
 use crate::home;
 
-/// What a sandbox is, in its directory.
-const CONFIG: &str = "config.json";
-
 /// Where the sandboxes are.
 #[derive(Debug)]
 pub struct Store {
@@ -80,14 +77,12 @@ impl Store {
             let locked = names.lock()?;
             spec.name = locked.take(name, &id)?;
             let sandbox = self.sandbox(id.clone());
-            let result = write_json(&new.join(CONFIG), &spec)
-                .and_then(|()| sandbox.keep(&spec))
-                .and_then(|()| {
-                    fs::rename(&new, &sandbox.dir)
-                        .map_err(|e| SandboxError::io("make", &sandbox.dir, e))
-                });
+            let result = sandbox.write_spec(&spec).and_then(|()| {
+                fs::rename(&new, &sandbox.dir)
+                    .map_err(|e| SandboxError::io("make", &sandbox.dir, e))
+            });
             if result.is_err() {
-                sandbox.forget_kept();
+                sandbox.forget_spec();
                 locked.free(&spec.name, &id);
             }
             result.map(|()| sandbox)
@@ -136,7 +131,7 @@ impl Store {
             let Ok(id) = name.parse() else { continue };
             let sandbox = self.sandbox(id);
             if !sandbox.dir.exists() {
-                sandbox.forget_kept();
+                sandbox.forget_spec();
                 super::images::release(&self.home, &sandbox.id);
             }
         }
@@ -199,11 +194,7 @@ impl Sandbox {
     /// # Errors
     /// When the file cannot be read, or is of a newer drupe.
     pub fn spec(&self) -> Result<Spec, SandboxError> {
-        let kept = self.kept();
-        let path = match kept.exists() {
-            true => kept,
-            false => self.path(CONFIG),
-        };
+        let path = self.spec_path();
         let value: serde_json::Value = read_json(self, &path)?;
         let found = value.get("version").and_then(serde_json::Value::as_u64);
         if let Some(found) = found.filter(|found| *found > VERSION.into()) {
@@ -219,38 +210,28 @@ impl Sandbox {
         })
     }
 
+    /// Where it stands what it is: not in its directory, but out of reach of its
+    /// monitor. One that has been taken over can write there what it likes, and
+    /// would have the host's files shared at the next start.
+    fn spec_path(&self) -> PathBuf {
+        self.home.join("configs").join(self.id.as_str())
+    }
+
     /// Writes what it is. The caller has the lock on changes.
     ///
     /// # Errors
     /// The file's.
     pub fn write_spec(&self, spec: &Spec) -> Result<(), SandboxError> {
-        self.keep(spec)?;
-        write_json(&self.path(CONFIG), spec)
-    }
-
-    /// Where it stands a second time what it is: out of reach of its monitor. One
-    /// that has been taken over can write what it likes to the sandbox's directory,
-    /// and would have the host's files shared at the next start.
-    fn kept(&self) -> PathBuf {
-        self.home.join("configs").join(self.id.as_str())
-    }
-
-    /// One that is removed at its end is not started again: its monitor, which
-    /// removes it, could not remove this.
-    fn keep(&self, spec: &Spec) -> Result<(), SandboxError> {
-        if spec.auto_remove {
-            return Ok(());
-        }
-        let path = self.kept();
+        let path = self.spec_path();
         if let Some(directory) = path.parent() {
             files::private_dir(directory).map_err(|e| SandboxError::io("make", directory, e))?;
         }
         write_json(&path, spec)
     }
 
-    fn forget_kept(&self) {
-        // Most of the time there is one; a monitor sees none.
-        let _ = fs::remove_file(self.kept());
+    fn forget_spec(&self) {
+        // Most of the time there is one.
+        let _ = fs::remove_file(self.spec_path());
     }
 
     /// The name by which messages call it: its own if that can be read.
@@ -275,6 +256,17 @@ impl Sandbox {
         if !state.status.is_live() {
             return Ok(state);
         }
+        let ended = self.lost(&state, last_sign(&self.dir));
+        if let Some(lock) = self.try_lock_changes()? {
+            self.write_state(&ended)?;
+            super::network::remove_tap(state.tap.as_deref(), &self.id);
+            drop(lock);
+        }
+        Ok(ended)
+    }
+
+    /// How one stands whose monitor died with the work half done.
+    pub fn lost(&self, state: &State, at: Time) -> State {
         let shortage = cgroups::shortage(&self.home, &self.id);
         let why = match shortage {
             Some(Shortage::OwnLimit) => {
@@ -291,16 +283,10 @@ impl Sandbox {
             }
         };
         let why = Some(why.to_owned());
-        let ended = state.exited(LOST, shortage.is_some(), why, last_sign(&self.dir));
-        if let Some(lock) = self.try_lock_changes()? {
-            self.write_state(&ended)?;
-            super::network::remove_tap(state.tap.as_deref(), &self.id);
-            drop(lock);
-        }
-        Ok(ended)
+        state.exited(LOST, shortage.is_some(), why, at)
     }
 
-    /// Writes how it stands: for its monitor, and for who has the lock on
+    /// Writes how it stands: for its keeper, and for who has the lock on
     /// changes while there is none.
     ///
     /// # Errors
@@ -309,7 +295,7 @@ impl Sandbox {
         write_json(&self.path("state.json"), state)
     }
 
-    /// A monitor has it.
+    /// A monitor has it, or its keeper.
     ///
     /// # Errors
     /// The lock's.
@@ -318,7 +304,7 @@ impl Sandbox {
         lock::is_held(&path).map_err(|e| SandboxError::io("look at", &path, e))
     }
 
-    /// Takes what a monitor holds for its life.
+    /// Takes what a monitor and its keeper hold for their life.
     ///
     /// # Errors
     /// [`SandboxError::AlreadyRunning`], or the lock's.
@@ -375,7 +361,7 @@ impl Sandbox {
             let locked = names.lock()?;
             let name = self.spec().map(|spec| spec.name);
             fs::rename(&self.dir, &gone).map_err(|e| SandboxError::io("remove", &self.dir, e))?;
-            self.forget_kept();
+            self.forget_spec();
             if let Ok(name) = name {
                 locked.free(&name, &self.id);
             }

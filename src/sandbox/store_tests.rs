@@ -111,7 +111,7 @@ fn a_dead_monitor_is_noticed() {
 fn newer_and_broken_files_are_refused() {
     let (_dir, store) = store();
     let sandbox = store.create(Id::random().unwrap(), spec(""), None).unwrap();
-    let path = sandbox.kept();
+    let path = sandbox.spec_path();
     fs::write(&path, r#"{"version": 2, "new": 1}"#).unwrap();
     assert!(matches!(
         sandbox.spec(),
@@ -135,23 +135,15 @@ fn what_a_sandbox_is_cannot_be_changed_from_its_own_directory() {
         confine: confine::Mode::Off,
         ..before.clone()
     };
-    write_json(&sandbox.path(CONFIG), &forged).unwrap();
+    assert!(!sandbox.spec_path().starts_with(sandbox.dir()));
+    for name in ["config.json", sandbox.id.as_str()] {
+        write_json(&sandbox.path(name), &forged).unwrap();
+    }
     assert_eq!(sandbox.spec().unwrap(), before);
     sandbox.rename("db").unwrap();
     assert_eq!(sandbox.spec().unwrap().name, "db");
-    // Of an earlier drupe.
-    fs::remove_file(sandbox.kept()).unwrap();
-    assert_eq!(sandbox.spec().unwrap().name, "db");
-    sandbox.rename("web").unwrap();
-    assert!(sandbox.kept().exists());
     sandbox.remove(&sandbox.lock_changes().unwrap()).unwrap();
-    assert!(!sandbox.kept().exists());
-    let once = Spec {
-        auto_remove: true,
-        ..spec("")
-    };
-    let once = store.create(Id::random().unwrap(), once, None).unwrap();
-    assert!(!once.kept().exists() && once.spec().is_ok());
+    assert!(!sandbox.spec_path().exists());
     // A name that is taken.
     store
         .create(Id::random().unwrap(), spec(""), Some("web"))

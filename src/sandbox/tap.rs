@@ -15,33 +15,14 @@ const SIOCBRADDIF: c_ulong = 0x89a2;
 ///
 /// # Errors
 /// The system call's; no TAP is left then.
-pub fn make(name: &str, bridge: &str) -> io::Result<Remover> {
-    let tun = attach(open()?, name)?;
-    persist(&tun, true)?;
-    drop(tun);
-    let remover = Remover(open()?, name.to_owned());
+pub fn make(name: &str, bridge: &str) -> io::Result<()> {
+    persist(&attach(open()?, name)?, true)?;
     let result = join(name, bridge);
     if result.is_err() {
         // The error that matters is the first one.
         let _ = remove(name);
     }
-    result.map(|()| remover)
-}
-
-/// Removes a TAP from wherever the process is by then: it is open on the host's
-/// network.
-#[derive(Debug)]
-pub struct Remover(File, String);
-
-impl Remover {
-    /// Removes the TAP, which nobody uses any more.
-    ///
-    /// # Errors
-    /// The system call's.
-    pub fn remove(&self) -> io::Result<()> {
-        let tun = attach(self.0.try_clone()?, &self.1)?;
-        persist(&tun, false)
-    }
+    result
 }
 
 /// Removes a TAP that [`make`] made.

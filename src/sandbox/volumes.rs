@@ -216,11 +216,6 @@ impl Volumes {
 }
 
 impl Volume {
-    /// Where it is.
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     /// Its disk.
     pub fn disk(&self) -> PathBuf {
         self.directory.join(DISK)

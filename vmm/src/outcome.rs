@@ -68,6 +68,7 @@ impl fmt::Display for Outcome {
 pub(crate) struct Ending {
     outcome: Mutex<Option<Outcome>>,
     over: AtomicBool,
+    given_up: AtomicBool,
     event: EventFd,
 }
 
@@ -77,6 +78,7 @@ impl Ending {
         Ending {
             outcome: Mutex::new(None),
             over: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
             event,
         }
     }
@@ -87,6 +89,17 @@ impl Ending {
         self.over.store(true, Ordering::SeqCst);
         // Fails only when the counter is full, and then it was written to.
         let _ = self.event.write(1);
+    }
+
+    /// Ends a VM whose guest does nothing.
+    pub(crate) fn give_up(&self) {
+        self.given_up.store(!self.is_over(), Ordering::SeqCst);
+        self.end(Outcome::Stopped(None));
+    }
+
+    /// Each vCPU shall say where it stands.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::SeqCst)
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -119,8 +132,9 @@ mod tests {
         assert!(!ending.is_over() && ending.outcome().is_none());
         ending.power_event(PowerEvent::Off);
         ending.end(Outcome::Stopped(Some(15)));
+        ending.give_up();
         assert_eq!(ending.outcome(), Some(Outcome::PowerOff));
-        assert!(ending.is_over());
+        assert!(ending.is_over() && !ending.is_given_up());
     }
 
     #[test]

@@ -68,6 +68,10 @@ impl Vcpu {
                 board.ending.end(outcome);
             }
         }
+        if board.ending.is_given_up() {
+            let report = self.report("given up".to_owned()).to_string();
+            log::warn!("{}", report.replace('\n', "; "));
+        }
     }
 
     /// Runs the guest up to its next exit and answers it.

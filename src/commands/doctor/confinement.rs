@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 
-use confine::{Plan, Report, State};
+use confine::{Birth, Forked, Mode, Plan, Report, State};
 
 use super::{Check, Status};
 
@@ -14,9 +14,27 @@ pub const COMMAND: &str = "confinement-probe";
 
 const CHECK: &str = "confinement";
 
-/// Is that process: confines itself, and says how far it got.
+/// Is that process: its child confines itself, and says how far it got.
 pub fn main() -> ExitCode {
-    let report = confine::enter(&Plan::default()).map(|confined| confined.report);
+    match confine::fork(Mode::On) {
+        Ok(Forked::Child(birth)) => confined(birth),
+        Ok(Forked::Parent(child)) => match child.wait() {
+            Some(0) => ExitCode::SUCCESS,
+            _ => ExitCode::FAILURE,
+        },
+        Err(e) => {
+            log::error!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn confined(birth: Birth) -> ExitCode {
+    let plan = Plan {
+        birth: Some(birth),
+        ..Plan::default()
+    };
+    let report = confine::enter(&plan).map(|confined| confined.report);
     let text = report
         .map_err(io::Error::other)
         .and_then(|report| Ok(serde_json::to_string(&report)?));

@@ -10,7 +10,6 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use super::{COMMAND, LOG, VERBOSE};
-use crate::sandbox::cgroups;
 use crate::sandbox::control::{self, Attach, Request};
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::store::Sandbox;
@@ -20,8 +19,10 @@ use crate::sandbox::store::Sandbox;
 pub struct Launched {
     /// The first client's connection.
     pub stream: UnixStream,
-    /// The process.
+    /// Its keeper's process.
     pub child: Child,
+    /// What the two have to say, readable even when the sandbox is gone.
+    pub log: File,
 }
 
 /// Starts the monitor of a sandbox and asks it for what `attach` says. The caller
@@ -41,8 +42,9 @@ pub fn launch(sandbox: &Sandbox, attach: Attach) -> Result<Launched, SandboxErro
         )));
     }
     let (mut near, far) = UnixStream::pair().map_err(failed)?;
-    let log = OpenOptions::new()
+    let (log, stderr) = OpenOptions::new()
         .create(true)
+        .read(true)
         .append(true)
         .mode(0o600)
         // Its monitor, should it have been taken over, could have put a link there.
@@ -51,25 +53,18 @@ pub fn launch(sandbox: &Sandbox, attach: Attach) -> Result<Launched, SandboxErro
         .and_then(|file| {
             // Each start begins it anew: it cannot grow for ever.
             file.set_len(0)?;
-            Ok(file)
+            Ok((file.try_clone()?, file))
         })
         .map_err(failed)?;
-    let spec = sandbox.spec()?;
-    let mut child = Command::new("/proc/self/exe")
+    let child = Command::new("/proc/self/exe")
         .arg0("drupe")
         .args([COMMAND, sandbox.id.as_str()])
         .args((log::max_level() >= log::LevelFilter::Info).then_some(VERBOSE))
         .stdin(Stdio::null())
         .stdout(OwnedFd::from(far))
-        .stderr(log)
+        .stderr(stderr)
         .spawn()
         .map_err(failed)?;
-    // It does nothing before it has been asked.
-    if let Err(e) = cgroups::enter(sandbox, &spec, child.id()) {
-        let _ = child.kill();
-        let _ = child.wait();
-        return Err(e);
-    }
     control::send(&mut near, &Request::Attach(attach)).map_err(|e| {
         let why = e.to_string();
         SandboxError::Silent {
@@ -80,6 +75,7 @@ pub fn launch(sandbox: &Sandbox, attach: Attach) -> Result<Launched, SandboxErro
     Ok(Launched {
         stream: near,
         child,
+        log,
     })
 }
 

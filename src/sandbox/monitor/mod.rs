@@ -1,16 +1,17 @@
 //! A sandbox's monitor: the process that has its machine. It is drupe itself,
 //! started again with a session of its own, and works in the sandbox's directory.
+//! What is started is its keeper (`keeper.rs`), of which it is a child.
 //!
-//! Who starts it gives it a socket as its standard output: the first client. On
-//! it the monitor reads one request, and answers `Started`, or why not; from then
-//! on it is a client like those that come through `control.sock`.
+//! Who starts them gives them a socket as standard output: the first client, which
+//! makes one request. The monitor answers `Started`, or why not; from then on it is
+//! a client like those that come through `control.sock`.
 
 mod clients;
+mod keeper;
 mod launch;
 mod session;
 mod vm;
 
-use std::fs;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -19,23 +20,23 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use confine::Entry;
+use confine::{Birth, Entry};
 use protocol::{Exit, Failure, Frame, FrameKind, READY_PORT, Reply};
 use vmm::Remains;
 
 use self::clients::Client;
+use self::keeper::{Keeper, Start};
 use self::session::{Levers, Session, Stop, failure};
 use self::vm::{Refusal, Vm};
 use super::agent::{self, Agent, AgentError};
-use super::control::{self, Attach, Request};
-use super::lock::FileLock;
+use super::control::{self, Attach};
 use super::signals::Signals;
-use super::spec::{NetworkMode, Source, Spec};
-use super::state::{LOST, State, Status};
-use super::store::{Sandbox, Store};
+use super::spec::{Source, Spec};
+use super::state::LOST;
+use super::store::Sandbox;
 use super::time::Time;
 use super::volumes::{Volume, Volumes};
-use super::{events, guest, log, network, usernet};
+use super::{guest, log, network, usernet};
 use crate::confinement::ConfinementError;
 use crate::{confinement, kernels, logging};
 
@@ -76,9 +77,9 @@ const POWER_OFF_PATIENCE: Duration = Duration::from_secs(90);
 /// How long a machine may take to end when it was told to.
 const END_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Is the monitor of the sandbox `id`.
+/// Is the keeper of the sandbox `id`, and its monitor.
 pub fn main(id: &str) -> ExitCode {
-    // It lives long, and who started it may have had anything open.
+    // They live long, and who started them may have had anything open.
     confine::close_inherited();
     // A clock that starts now.
     LazyLock::force(&START);
@@ -86,7 +87,7 @@ pub fn main(id: &str) -> ExitCode {
     let _ = rustix::thread::set_name(c"drupe");
     logging::start_no_thread();
     logging::bound_file(MAX_LOG);
-    let result = launch::take().and_then(|stream| run(stream, id));
+    let result = launch::take().and_then(|stream| keeper::keep(stream, id, run));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -96,31 +97,35 @@ pub fn main(id: &str) -> ExitCode {
     }
 }
 
-fn run(mut stream: UnixStream, id: &str) -> Result<(), Refusal> {
-    let frame = Frame::read_from(&mut stream)?.ok_or("nobody says how to start")?;
-    let Request::Attach(attach) = frame.parse(FrameKind::Request)? else {
-        return Err("the first request is to attach".into());
-    };
-    match Running::start(id, &stream, &attach) {
-        Ok(running) => running.finish(stream, attach),
+/// Is the monitor.
+fn run(start: Start) -> Result<(), Refusal> {
+    let Start {
+        sandbox,
+        spec,
+        mut client,
+        attach,
+        mut keeper,
+        birth,
+    } = start;
+    match Running::start(&sandbox, &spec, &client, &attach, &mut keeper, birth) {
+        Ok(running) => running.finish(client, attach, keeper),
         Err(failure) => {
+            if let Err(e) = keeper.refused(&failure) {
+                ::log::error!("{}", e.message);
+            }
             let frame = Frame::json(FrameKind::Reply, &Reply::Failed(failure))?;
-            Ok(frame.write_to(&mut stream)?)
+            Ok(frame.write_to(&mut client)?)
         }
     }
 }
 
 /// A sandbox whose process runs.
 struct Running {
-    sandbox: Sandbox,
-    spec: Spec,
-    state: State,
     session: Arc<Session>,
     first: Arc<Client>,
     output: UnixStream,
     log: log::Writer,
     machine: Started,
-    life: FileLock,
 }
 
 /// A machine that runs, and what it needs on the host.
@@ -132,52 +137,21 @@ struct Started {
 }
 
 impl Running {
-    fn start(id: &str, stream: &UnixStream, attach: &Attach) -> Result<Self, Failure> {
-        let sandbox = Store::open()
-            .and_then(|store| store.find(id))
-            .map_err(|e| failure(&e.to_string()))?;
-        std::env::set_current_dir(sandbox.dir())
-            .map_err(|e| failure(&format!("{}: {e}", sandbox.dir().display())))?;
-        let life = sandbox.lock_life().map_err(|e| failure(&e.to_string()))?;
-        let before = sandbox.state().map_err(|e| failure(&e.to_string()))?;
-        Self::start_locked(sandbox.clone(), life, stream, attach).inspect_err(|failure| {
-            clean_up();
-            let state = State {
-                error: Some(failure.message.clone()),
-                exit_code: Some(failure.status),
-                ..before
-            };
-            if let Err(e) = sandbox.write_state(&state) {
-                ::log::error!("{e}");
-            }
-        })
-    }
-
-    fn start_locked(
-        sandbox: Sandbox,
-        life: FileLock,
-        stream: &UnixStream,
+    fn start(
+        sandbox: &Sandbox,
+        spec: &Spec,
+        client: &UnixStream,
         attach: &Attach,
+        keeper: &mut Keeper,
+        birth: Birth,
     ) -> Result<Self, Failure> {
         let refused = |e: Refusal| failure(&e.to_string());
-        let spec = sandbox.spec().map_err(|e| refused(e.into()))?;
-        let bridged = matches!(spec.network.mode, NetworkMode::Bridge(_));
-        let mut state = State {
-            status: Status::Starting,
-            pid: Some(std::process::id()),
-            // Before it is there: whoever tidies up finds it.
-            tap: bridged.then(|| network::tap_name(&sandbox.id)),
-            ..State::created()
-        };
-        sandbox.write_state(&state).map_err(|e| refused(e.into()))?;
-        clean_up();
-
         // Before there are threads: they all leave the signals to this one.
         let signals = Signals::block(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
             .map_err(|e| refused(e.into()))?;
-        let first = Client::new(stream, attach.output).map_err(|e| refused(e.into()))?;
+        let first = Client::new(client, attach.output).map_err(|e| refused(e.into()))?;
         let first = Arc::new(first);
-        let (machine, ready, mounts) = power_on(&sandbox, &spec).map_err(refused)?;
+        let (machine, ready, mounts) = power_on(sandbox, spec, keeper, birth).map_err(refused)?;
         note("machine on");
         let (handle, limits) = (machine.vm.handle.clone(), machine.vm.limits.clone());
         let session = Arc::new(Session::new(
@@ -193,12 +167,12 @@ impl Running {
             },
         ));
         watch_signals(signals, session.clone());
-        let result = boot(&spec, &machine, &ready, mounts, &session, attach);
+        let result = boot(spec, &machine, &ready, mounts, &session, attach);
         let output = match result {
             Ok(output) => output,
             Err(e) => {
                 // Whether the guest is at fault or not, it is of no more use.
-                machine.vm.handle.stop();
+                machine.vm.handle.give_up();
                 return Err(explain(e, machine.vm));
             }
         };
@@ -219,41 +193,34 @@ impl Running {
         let _ = thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || serving.serve(&listener));
-        state.status = Status::Running;
-        state.started = Some(Time::now());
-        state.ports.clone_from(&machine.network.ports);
-        state.confinement = Some(machine.vm.confinement.clone());
-        if let Err(e) = sandbox.write_state(&state) {
+        let ports = machine.network.ports.clone();
+        if let Err(e) = keeper.started(ports, machine.vm.confinement.clone()) {
             machine.vm.handle.stop();
-            return Err(failure(&e.to_string()));
+            return Err(e);
         }
-        events::sandbox(&sandbox, &spec, "start", &[]);
         note("clients served");
         Ok(Running {
-            sandbox,
-            spec,
-            state,
             session,
             first,
             output,
             log,
             machine,
-            life,
         })
     }
 
     /// From the start of its process to the end of everything.
-    fn finish(self, mut stream: UnixStream, attach: Attach) -> Result<(), Refusal> {
+    fn finish(
+        self,
+        mut stream: UnixStream,
+        attach: Attach,
+        mut keeper: Keeper,
+    ) -> Result<(), Refusal> {
         let Running {
-            sandbox,
-            spec,
-            state,
             session,
             first,
             output,
             log,
             machine,
-            life,
         } = self;
         let started = Frame::json(FrameKind::Reply, &Reply::Started { process: 0 })?;
         // A client that has gone misses it.
@@ -286,21 +253,14 @@ impl Running {
                 (lost, Some(end))
             }
         };
-        let state = state.exited(exit.status, exit.oom_killed, error.clone(), Time::now());
-        if let Err(e) = sandbox.write_state(&state) {
-            ::log::error!("{e}");
-        }
-        clean_up();
-        let code = ("exitCode", exit.status.to_string());
-        events::sandbox(&sandbox, &spec, "die", &[code]);
-        if spec.auto_remove {
-            remove(&sandbox, &spec);
-        }
-        drop(life);
-        let frame = match error {
+        let frame = match &error {
             None => Frame::json(FrameKind::Exit, &exit)?,
-            Some(why) => Frame::json(FrameKind::Reply, &Reply::Failed(failure(&why)))?,
+            Some(why) => Frame::json(FrameKind::Reply, &Reply::Failed(failure(why)))?,
         };
+        // Whoever hears of the end finds it written down.
+        if let Err(e) = keeper.ended(exit, error) {
+            ::log::error!("{}", e.message);
+        }
         note("tidied up");
         session.clients.hurry();
         session.clients.end(&frame);
@@ -314,6 +274,8 @@ impl Running {
 fn power_on(
     sandbox: &Sandbox,
     spec: &Spec,
+    keeper: &Keeper,
+    birth: Birth,
 ) -> Result<(Started, UnixListener, Vec<protocol::Mount>), Refusal> {
     let kernel = kernels::choose(spec.machine.kernel.as_deref())?;
     let mounts = guest::mounts(spec, Path::is_file);
@@ -323,10 +285,12 @@ fn power_on(
     // Before the guest can dial it.
     let ready = UnixListener::bind(format!("{}_{READY_PORT}", vm::SOCKET))?;
     let vm = Vm::start(&blueprint.config, |machine| {
-        let files = files(sandbox, spec);
-        let report = confinement::enter(spec.confine, &blueprint.config, machine, files)?;
+        let files = vec![Entry::write(sandbox.dir())];
+        let birth = Some(birth);
+        let report = confinement::enter(spec.confine, &blueprint.config, machine, files, birth)?;
         // By the path that the store calls it by.
         std::env::set_current_dir(sandbox.dir()).map_err(ConfinementError::Directory)?;
+        keeper.follow().map_err(ConfinementError::Keeper)?;
         Ok(report)
     })?;
     network.ports = usernet::opened(&network.ports, &vm.published);
@@ -337,35 +301,6 @@ fn power_on(
         network,
     };
     Ok((started, ready, mounts.guest))
-}
-
-/// The files that a monitor goes on to need: its sandbox's, and what it takes to
-/// remove that in the end.
-fn files(sandbox: &Sandbox, spec: &Spec) -> Vec<Entry> {
-    let store = sandbox.store();
-    let home = store.home();
-    let mut files = vec![Entry::write(events::directory(home)).if_there()];
-    if !spec.auto_remove {
-        files.push(Entry::write(sandbox.dir()));
-        return files;
-    }
-    files.push(Entry::directories(store.sandboxes()));
-    files.push(Entry::inner(sandbox.dir()));
-    files.push(Entry::write(home.join("names")).if_there());
-    let images = home.join("images");
-    files.push(Entry::write(images.join("holds")).if_there());
-    files.push(Entry::write(images.join("lock")).if_there());
-    files.push(Entry::read(images.join("names.json")).if_there());
-    let volumes = anonymous_volumes(home, spec);
-    if !volumes.is_empty() {
-        files.push(Entry::directories(home.join("volumes")));
-        files.extend(
-            volumes
-                .iter()
-                .map(|volume| Entry::inner(volume.directory())),
-        );
-    }
-    files
 }
 
 /// Why a sandbox's process could not be started.
@@ -451,20 +386,6 @@ fn power_off(
     vm.join()
 }
 
-/// Removes a sandbox that is not to be kept, and the volumes made for it.
-fn remove(sandbox: &Sandbox, spec: &Spec) {
-    // The directory goes, and the process has to be somewhere.
-    let _ = std::env::set_current_dir("/");
-    let removed = sandbox
-        .lock_changes()
-        .and_then(|changes| sandbox.remove(&changes));
-    match removed {
-        Ok(()) => events::sandbox(sandbox, spec, "destroy", &[]),
-        Err(e) => ::log::error!("{e}"),
-    }
-    remove_anonymous_volumes(sandbox.store().home(), spec);
-}
-
 /// Removes the volumes that were made for a sandbox alone.
 pub fn remove_anonymous_volumes(home: &Path, spec: &Spec) {
     let volumes = Volumes::new(home);
@@ -496,15 +417,6 @@ fn anonymous_volumes(home: &Path, spec: &Spec) -> Vec<Volume> {
         }
     });
     found.collect()
-}
-
-/// Removes the sockets of this or an earlier monitor.
-fn clean_up() {
-    let ready = format!("{}_{READY_PORT}", vm::SOCKET);
-    for socket in [control::SOCKET, vm::SOCKET, &ready] {
-        // Most of the time there is none.
-        let _ = fs::remove_file(socket);
-    }
 }
 
 /// Ends the sandbox when the monitor is asked to end: in good order the first
