@@ -113,6 +113,7 @@ pub fn start(sandbox: &Sandbox, options: Option<&Options>) -> Result<Option<End>
     if let Some(options) = options {
         options.check()?;
     }
+    let_end(sandbox)?;
     let changes = sandbox.lock_changes()?;
     if sandbox.state()?.status.is_live() || sandbox.has_monitor()? {
         return Err(SandboxError::AlreadyRunning(sandbox.label()).into());
@@ -416,6 +417,17 @@ pub fn wait(sandbox: &Sandbox) -> Result<u8, SandboxError> {
     }
 }
 
+/// Waits for the keeper of a sandbox that has ended, which may be at its last steps.
+/// To be called without the lock on changes, which it may be waiting for.
+fn let_end(sandbox: &Sandbox) -> Result<(), SandboxError> {
+    let end = Instant::now() + DEATH_PATIENCE;
+    let ended = || sandbox.state().is_ok_and(|state| !state.status.is_live());
+    while sandbox.has_monitor()? && ended() && Instant::now() < end {
+        thread::sleep(TICK);
+    }
+    Ok(())
+}
+
 /// Removes a sandbox; one that runs only by force. With `volumes` those that were
 /// made for it go too.
 ///
@@ -431,6 +443,7 @@ pub fn remove(sandbox: &Sandbox, force: bool, volumes: bool) -> Result<(), Sandb
         Err(SandboxError::Corrupt { .. } | SandboxError::Io { .. }) if force => {}
         state => drop(state?),
     }
+    let_end(sandbox)?;
     let changes = match sandbox.lock_changes() {
         // It has removed itself at its end.
         Err(SandboxError::Unknown(_)) if force => return Ok(()),

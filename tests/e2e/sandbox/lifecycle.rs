@@ -3,7 +3,10 @@
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::Stdio;
+
+use serde_json::Value;
 
 use super::{Background, Home, IMAGE};
 
@@ -150,6 +153,72 @@ fn after_a_crash_everything_is_known() {
         home.drupe(&["exec", "crash", "cat", "/kept"]).stdout == b"before\nbefore\n"
     });
     home.ok(&["rm", "-f", "crash"]);
+}
+
+#[test]
+fn a_monitor_and_its_keeper_end_together() {
+    let home = Home::new();
+    let state = |name: &str| {
+        let pid = home.inspect(name)["State"]["Pid"].as_i64().unwrap() as i32;
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let field = |name: &str| -> Vec<i32> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let numbers = line.unwrap().split_whitespace();
+            numbers.map(|number| number.parse().unwrap()).collect()
+        };
+        // It is the first process of a namespace, below its keeper's.
+        let numbers = field("NSpid:");
+        assert_eq!(numbers[numbers.len() - 2..], [pid, 1]);
+        (pid, field("PPid:")[0])
+    };
+    // SAFETY: kill has no memory effects.
+    let kill = |pid| assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+    let gone = |pid: i32| !Path::new(&format!("/proc/{pid}")).exists();
+
+    // Nobody has to come by: what the monitor cannot do any more its keeper does.
+    let id = home.detached("once", "--rm -v /data", "sleep 1000");
+    let (monitor, keeper) = state("once");
+    let group = fs::read_to_string(format!("/proc/{monitor}/cgroup")).unwrap();
+    let record = fs::read_to_string(home.path().join("home/cgroups").join(&id)).unwrap();
+    // Where a test before this one took the controllers away there is none.
+    assert_eq!(
+        group.contains(&id),
+        !record.contains("none"),
+        "{group} {record}"
+    );
+    kill(monitor);
+    home.until("the keeper's end", || gone(keeper));
+    for directory in ["sandboxes", "names", "configs", "cgroups"] {
+        let path = home.path().join("home").join(directory);
+        let left = fs::read_dir(&path).unwrap().flatten();
+        let left = left.map(|entry| entry.file_name().into_string().unwrap());
+        // The lock of the names.
+        let left: Vec<_> = left.filter(|name| name != ".lock").collect();
+        assert!(left.is_empty(), "{directory}: {left:?}");
+    }
+    assert_eq!(home.ok(&["volume", "ls", "-q"]), "");
+    let group = format!("/sys/fs/cgroup/drupe-{id}");
+    assert!(!Path::new(&group).exists(), "{group}");
+    let events = fs::read_to_string(home.path().join("home/events/log")).unwrap();
+    let actions = events.lines().filter(|line| line.contains(&id));
+    let actions: Vec<_> = actions
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["action"].clone())
+        .collect();
+    assert_eq!(actions, ["create", "start", "die", "destroy"]);
+
+    home.detached("twice", "", "sleep 1000");
+    let (monitor, keeper) = state("twice");
+    kill(keeper);
+    home.until("the monitor's end", || gone(monitor));
+    assert_eq!(home.inspect("twice")["State"]["ExitCode"], 255);
+    // Asked to end, the keeper passes it on.
+    home.ok(&["start", "twice"]);
+    let (monitor, keeper) = state("twice");
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::kill(keeper, libc::SIGTERM) }, 0);
+    home.until("both ends", || gone(keeper) && gone(monitor));
+    assert_eq!(home.inspect("twice")["State"]["Status"], "exited");
+    home.ok(&["rm", "twice"]);
 }
 
 #[test]
