@@ -165,9 +165,10 @@ pub struct Plan {
     pub entries: Vec<Entry>,
     /// Links in the empty root: where, and to what.
     pub links: Vec<(PathBuf, PathBuf)>,
-    /// Directories that it has open, and names below which it will go on to use.
-    /// Each descriptor gets a mount of its own, from which no `..` leads out, and
-    /// through which nothing is changed if it is to be read.
+    /// Directories that it has open, and names below which it will go on to use; and
+    /// single files that it will go on to open by their descriptors. Each descriptor
+    /// gets a mount of its own, from which no `..` leads out, and through which
+    /// nothing is changed if it is to be read. Of a file, the mount has nothing else.
     pub directories: Vec<(RawFd, Access)>,
     /// The roles of threads that start later, beside [`Role::Log`]. With
     /// [`Role::Network`] these open sockets on the host's network.

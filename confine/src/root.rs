@@ -179,11 +179,11 @@ fn harden(mount: &OwnedFd, access: Access) -> Result<(), Errno> {
     set_attributes(mount.as_fd(), attributes, true)
 }
 
-/// Puts a mount of its own behind a descriptor of a directory: what is above it
-/// cannot be reached through it any more.
+/// Puts a mount of its own behind a descriptor of a directory or a single file: what
+/// is above it, or beside it, cannot be reached through it any more.
 fn isolate(fd: RawFd, access: Access) -> Result<(), Failed> {
     let link = format!("/proc/self/fd/{fd}");
-    let failed = |e: Errno| Failed::new("take an open directory along", e);
+    let failed = |e: Errno| Failed::new("take along what is open", e);
     let path = rustix::fs::readlink(&link, Vec::new()).map_err(failed)?;
     let path = Path::new(OsStr::from_bytes(path.as_bytes()));
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
@@ -196,14 +196,14 @@ fn isolate(fd: RawFd, access: Access) -> Result<(), Failed> {
     let key = |fd: BorrowedFd<'_>| fstat(fd).map(|s| (s.st_dev, s.st_ino));
     if key(old).map_err(failed)? != key(new.as_fd()).map_err(failed)? {
         return Err(Failed::new(
-            "take an open directory along",
+            "take along what is open",
             format!("{} has been moved or replaced just now", path.display()),
         ));
     }
     // SAFETY: plain system call; the number stays with its owner, and what it
     // stands for is the same directory.
     match unsafe { libc::dup3(new.as_raw_fd(), fd, libc::O_CLOEXEC) } {
-        -1 => Err(Failed::last("take an open directory along")),
+        -1 => Err(Failed::last("take along what is open")),
         _ => Ok(()),
     }
 }

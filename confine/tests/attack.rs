@@ -6,14 +6,18 @@
 #[path = "common/attempts.rs"]
 mod attempts;
 
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{FromRawFd, IntoRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::ptr;
 
 use attempts::{ATTEMPTS, Argument, Attempt, End};
-use confine::{Mode, Plan, Role};
+use confine::{Access, Entry, Mode, Plan, Role};
 
 macro_rules! call {
     ($($argument:expr),+ $(,)?) => {{
@@ -153,13 +157,13 @@ fn attempt(role: Role, attempt: impl Fn() -> i64 + Send + 'static) -> End {
     }
 }
 
-/// What a share's worker can do below a directory that it has open: make a file
-/// there, and its error.
-fn file_below(access: confine::Access) -> Option<i32> {
-    use std::os::fd::AsRawFd;
-    let directory = std::env::temp_dir().join(format!("attack-{}", std::process::id()));
-    let made = std::fs::create_dir(&directory).and_then(|()| File::open(&directory));
-    let opened = made.unwrap_or_else(|e| quit(&e.to_string()));
+/// What a share's worker can do with a file or a directory that is open: makes the
+/// attempt in a process of its own, which exits with what comes of it.
+fn in_a_worker(
+    open: (std::os::fd::RawFd, Access),
+    entries: Vec<Entry>,
+    attempt: impl FnOnce() -> i32 + Send + 'static,
+) -> Option<i32> {
     flush();
     // SAFETY: this process has one thread.
     let status = match unsafe { ::libc::fork() } {
@@ -168,22 +172,17 @@ fn file_below(access: confine::Access) -> Option<i32> {
             let plan = Plan {
                 mode: Mode::On,
                 late: vec![Role::FileSystem],
-                directories: vec![(opened.as_raw_fd(), access)],
+                directories: vec![open],
+                entries,
                 ..Plan::default()
             };
             let confined = confine::enter(&plan).unwrap_or_else(|e| quit(&e.to_string()));
             let Some(spawner) = confined.spawner else {
                 quit("nothing was confined")
             };
-            let fd = opened.as_raw_fd();
-            let job = move || {
-                let flags = libc::O_CREAT | libc::O_WRONLY;
-                let made = call!(libc::SYS_openat, fd, c"x".as_ptr(), flags, 0o600);
-                let errno = std::io::Error::last_os_error().raw_os_error();
-                let code = if made < 0 { errno } else { None };
-                call!(libc::SYS_exit_group, code.unwrap_or(0));
-            };
-            let job = Box::new(job);
+            let job = Box::new(move || {
+                call!(libc::SYS_exit_group, attempt());
+            });
             let thread = spawner.spawn(Role::FileSystem, "hostile".into(), None, job);
             let _ = thread.map(std::thread::JoinHandle::join);
             std::process::exit(255)
@@ -195,8 +194,84 @@ fn file_below(access: confine::Access) -> Option<i32> {
             status
         }
     };
-    let _ = std::fs::remove_dir_all(&directory);
     ::libc::WIFEXITED(status).then(|| ::libc::WEXITSTATUS(status))
+}
+
+/// Opens a path from a descriptor on: 0, or the error.
+fn open_at(fd: i32, path: &CStr, flags: i32) -> i32 {
+    match call!(libc::SYS_openat, fd, path.as_ptr(), flags, 0o600) {
+        -1 => std::io::Error::last_os_error()
+            .raw_os_error()
+            .unwrap_or(255),
+        _ => 0,
+    }
+}
+
+/// A directory for a test, empty.
+fn directory() -> PathBuf {
+    let directory = std::env::temp_dir().join(format!("attack-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap_or_else(|e| quit(&e.to_string()));
+    directory
+}
+
+fn open_path(path: &Path) -> File {
+    let opened = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(path);
+    opened.unwrap_or_else(|e| quit(&e.to_string()))
+}
+
+/// Makes a file below a directory that is open: 0, or the error.
+fn file_below(access: Access) -> Option<i32> {
+    let directory = directory();
+    let opened = open_path(&directory);
+    let fd = opened.as_raw_fd();
+    let flags = libc::O_CREAT | libc::O_WRONLY;
+    let end = in_a_worker((fd, access), Vec::new(), move || open_at(fd, c"x", flags));
+    let _ = std::fs::remove_dir_all(&directory);
+    end
+}
+
+/// Tries to get from a single file that is open to the one beside it, and then to
+/// open the file itself, which works for what it may: which try went wrong.
+fn beside_a_file(access: Access) -> Option<i32> {
+    let directory = directory();
+    for name in ["file", "secret"] {
+        let written = std::fs::write(directory.join(name), name);
+        written.unwrap_or_else(|e| quit(&e.to_string()));
+    }
+    let opened = open_path(&directory.join("file"));
+    let fd = opened.as_raw_fd();
+    let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
+    let own = text(Path::new(&format!("/proc/self/fd/{fd}")));
+    let above = text(Path::new(&format!("/proc/self/fd/{fd}/../secret")));
+    let [whole, secret] = [text(&directory), text(&directory.join("secret"))];
+    let attempts = move || {
+        let refused = [
+            (fd, c"secret"),
+            (fd, c".."),
+            (fd, c"../secret"),
+            (libc::AT_FDCWD, &above),
+            (libc::AT_FDCWD, &secret),
+            (libc::AT_FDCWD, &whole),
+        ];
+        for (n, (from, path)) in (1..).zip(refused) {
+            // Landlock alone would leave descriptors that can neither read nor write.
+            if open_at(from, path, libc::O_RDONLY) == 0 {
+                return n;
+            }
+        }
+        let open = |flags| open_at(libc::AT_FDCWD, &own, flags) == 0;
+        match (open(libc::O_RDONLY), open(libc::O_RDWR), access) {
+            (true, false, Access::Read) | (true, true, Access::Write) => 0,
+            _ => 255,
+        }
+    };
+    let entries = vec![Entry::read("/proc/self/fd")];
+    let end = in_a_worker((fd, access), entries, attempts);
+    let _ = std::fs::remove_dir_all(&directory);
+    end
 }
 
 fn silence() {
@@ -235,13 +310,19 @@ fn main() -> ExitCode {
         println!();
     }
     for (access, fine) in [
-        (confine::Access::Read, &[libc::EROFS, libc::EACCES][..]),
-        (confine::Access::Write, &[0]),
+        (Access::Read, &[libc::EROFS, libc::EACCES][..]),
+        (Access::Write, &[0]),
     ] {
-        let end = file_below(access);
-        println!("a file below a directory for {access:?}: {end:?}");
-        if !end.is_some_and(|end| fine.contains(&end)) {
-            bad.push(format!("a file below a directory for {access:?}: {end:?}"));
+        let what = format!("a file below a directory for {access:?}");
+        let beside = format!("beside a single file for {access:?}");
+        for (what, end, fine) in [
+            (what, file_below(access), fine),
+            (beside, beside_a_file(access), &[0]),
+        ] {
+            println!("{what}: {end:?}");
+            if !end.is_some_and(|end| fine.contains(&end)) {
+                bad.push(format!("{what}: {end:?}"));
+            }
         }
     }
     println!(

@@ -368,7 +368,9 @@ fn readonly_shares_and_single_files() {
         touch /one/other 2>/dev/null || echo other: refused
         rm /one/name 2>/dev/null || echo rm: refused
         cat /one/name /one/../secret /one/secret 2>/dev/null
-        mount --bind /one/name /etc/motd && cat /etc/motd | sed 's/^/bound: /'";
+        mount --bind /one/name /etc/motd && cat /etc/motd | sed 's/^/bound: /'
+        echo ready; read line
+        sed 's/^/after: /' /one/name";
     let guest = Guest::tuned();
     let dir = share(&guest);
     fs::write(dir.join("file"), "contents\n").unwrap();
@@ -379,8 +381,20 @@ fn readonly_shares_and_single_files() {
     let before = dir.join("file").metadata().unwrap();
     let one = format!("{},tag=one", link.display());
     let guest = attach(guest, &dir, ",readonly").arg("--share").arg(one);
-    let end = guest.script(script).run().succeeded();
+    let mut run = guest.script(script).start();
+    run.wait_for("ready");
+    assert_eq!(
+        fs::read_to_string(&single).unwrap(),
+        "changed by the guest\n"
+    );
+    // Another file in its place is not the one that was shared.
+    let other = single.with_file_name("other");
+    fs::write(&other, SECRET).unwrap();
+    fs::rename(&other, &single).unwrap();
+    run.type_line("go on");
+    let end = run.finish().succeeded();
     assert!(!end.console.contains("done: "), "{}", end.console);
+    assert_eq!(end.value("after:"), "changed by the guest");
     assert_eq!(end.value("readonly:"), "file");
     assert_eq!(end.value("one:"), ". .. name");
     assert_eq!(
@@ -389,10 +403,6 @@ fn readonly_shares_and_single_files() {
     );
     assert_eq!(end.value("bound:"), "changed by the guest");
     assert!(!end.console.contains(SECRET));
-    assert_eq!(
-        fs::read_to_string(end.dir().join("single")).unwrap(),
-        "changed by the guest\n"
-    );
     let after = dir.join("file").metadata().unwrap();
     assert_eq!(
         (after.ctime(), after.ctime_nsec()),

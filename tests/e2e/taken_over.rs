@@ -7,6 +7,7 @@
 //! `SIGSYS`, which is taken away here, since it would end the process: that it does
 //! is seen in the end.
 
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
@@ -15,7 +16,7 @@ use confine::Role;
 
 use crate::attempts::{ATTEMPTS, Argument, Attempt, End};
 use crate::guest::Running;
-use crate::hostile::driver::machine;
+use crate::hostile::driver::{SECRET, machine};
 use crate::sandbox::Home;
 
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
@@ -207,10 +208,14 @@ fn memory(pid: u32) -> File {
     File::options().read(true).write(true).open(path).unwrap()
 }
 
-/// A VM whose devices all run.
+/// A VM whose devices all run, with a share of one file more. [`SECRET`] is beside
+/// that file, and beside the directory of the other share.
 fn held() -> (Running, tempfile::TempDir) {
     let (guest, files) = machine("hold");
-    let run = guest.start();
+    let single = files.path().join("single");
+    fs::write(&single, "single").unwrap();
+    let share = format!("{},tag=one", single.display());
+    let run = guest.arg("--share").arg(share).start();
     run.wait_for("held\n");
     (run, files)
 }
@@ -245,9 +250,49 @@ pub fn take_over(pid: u32, role: impl Fn(&str) -> Role) -> Vec<String> {
     table.into_iter().map(|(name, _)| name).collect()
 }
 
+/// Opens what is beside the shares, in a worker of a share, from each descriptor of
+/// the process on: those that lead there.
+fn beside_the_shares(pid: u32) -> Vec<String> {
+    let memory = memory(pid);
+    let syscall = instruction(pid, &memory);
+    let all = threads(pid);
+    let worker = all.iter().find(|(_, name)| name.starts_with("fs0-q1"));
+    let worker = Thread::stop(worker.unwrap().0, &memory, syscall);
+    let paths = [SECRET.to_owned(), format!("../{SECRET}")];
+    let paths = paths.map(|path| -> &CStr { Box::leak(CString::new(path).unwrap().into()) });
+    let mut led = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
+        let entry = entry.unwrap();
+        let fd: i64 = entry.file_name().to_str().unwrap().parse().unwrap();
+        for path in paths {
+            let arguments = [
+                Argument::Value(fd),
+                Argument::Path(path),
+                Argument::Value(libc::O_PATH.into()),
+            ];
+            let open = Attempt {
+                name: "open what is beside a share",
+                number: libc::SYS_openat,
+                arguments: Vec::leak(arguments.into()),
+            };
+            match worker.attempt(&open) {
+                End::Refused(_) => {}
+                end => {
+                    let at = fs::read_link(entry.path());
+                    led.push(format!("{path:?} from {fd}, {at:?}: {end:?}"));
+                }
+            }
+        }
+    }
+    worker.release();
+    led
+}
+
 #[test]
 fn no_thread_of_a_drupe_that_runs_can_do_what_is_not_its_own() {
     let (mut run, _files) = held();
+    let led = beside_the_shares(run.pid());
+    assert!(led.is_empty(), "{led:?}");
     let names = take_over(run.pid(), role);
     for needed in [
         "vcpu0", "blk0-q0", "fs0-q1-0", "usernet", "console", "spawner",

@@ -182,12 +182,12 @@ pub struct DeviceLimits {
     pub net: Option<net::NetLimits>,
 }
 
-/// A directory that a device has open for good.
+/// A directory, or a single file, that a device has open for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenDirectory {
     /// Its descriptor.
     pub fd: RawFd,
-    /// Nothing is changed below it.
+    /// Nothing is changed of it, or below it.
     pub readonly: bool,
 }
 
@@ -239,8 +239,9 @@ pub trait VirtioDevice: Send {
     }
 
     /// Directories that are open for good, below which the device goes on to use
-    /// names. Whoever confines the process may put another descriptor of the same
-    /// directory in the place of each, before the VM runs.
+    /// names, and single files that it goes on to open by their descriptors. Whoever
+    /// confines the process may put another descriptor of the same one in the place
+    /// of each, before the VM runs.
     fn directories(&self) -> Vec<OpenDirectory> {
         Vec::new()
     }

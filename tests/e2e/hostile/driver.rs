@@ -16,7 +16,7 @@ const GUEST_KIB: u64 = 32 * 1024;
 const MAX_LINES: usize = 200;
 const DISK_SIZE: usize = 1 << 20;
 /// Stands beside the share.
-const SECRET: &str = "secret";
+pub const SECRET: &str = "secret";
 
 /// A guest with one device of each kind, and the directory of their files.
 pub fn machine(command: &str) -> (Guest, TempDir) {

@@ -117,7 +117,7 @@ impl Server {
         let entries = [
             (c".", FileType::Directory),
             (c"..", FileType::Directory),
-            (file.shown.as_c_str(), FileType::RegularFile),
+            (file.name.as_c_str(), FileType::RegularFile),
         ];
         for (at, (name, kind)) in (1u64..).zip(entries) {
             if at <= offset {

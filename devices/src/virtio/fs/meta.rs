@@ -164,7 +164,7 @@ impl Server {
 
     pub(super) fn statfs(&self, node: u64) -> Answer {
         let st: StatVfs = match self.top(node) {
-            Some(file) => fstatvfs(file.find()?)?,
+            Some(single) => fstatvfs(&single.file)?,
             None => fstatvfs(&self.nodes.get(node)?.fd)?,
         };
         let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);

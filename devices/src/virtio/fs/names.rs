@@ -31,10 +31,10 @@ impl Server {
     /// Looks up a name; the node's number, counted once more, and attributes.
     pub(super) fn find(&self, node: u64, name: &CStr) -> Result<(u64, Attr), Errno> {
         if let Some(file) = self.top(node) {
-            if name != file.shown.as_c_str() {
+            if name != file.name.as_c_str() {
                 return Err(Errno::NOENT);
             }
-            return self.add(Inode::new(file.find()?)?, None);
+            return self.add(file.found()?, None);
         }
         let dir = self.directory(node)?;
         let fd = openat(&dir.fd, name, PATH_FLAGS, Mode::empty())?;

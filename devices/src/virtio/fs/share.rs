@@ -1,13 +1,13 @@
 //! The host's side of a share: what is opened once, before the VM starts.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
-use rustix::io::Errno;
+use rustix::fs::{CWD, FileType, Mode, OFlags, Statx, openat};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use thiserror::Error;
 
 use super::owner::Owners;
@@ -59,30 +59,23 @@ pub enum Root {
     File(SingleFile),
 }
 
-/// A file that is shared without its directory.
+/// A file that is shared without its directory, which is not open: whoever takes
+/// the process over has that one file. One that is put in its place is not seen.
 #[derive(Debug)]
 pub struct SingleFile {
-    /// The host's directory, which the guest never gets.
-    dir: OwnedFd,
-    /// Its name there.
-    name: CString,
+    /// The file, by a descriptor that can neither read nor write it.
+    pub file: OwnedFd,
     /// Its name in the share.
-    pub shown: CString,
+    pub name: CString,
 }
 
 impl SingleFile {
-    /// Looks the file up. Each time anew, so that the guest sees the file that is
-    /// there now when a program on the host replaces it.
+    /// The file for one more look-up, as a node of its own.
     ///
     /// # Errors
-    /// The host's; `ENOENT` when there is something else in its place.
-    pub fn find(&self) -> Result<OwnedFd, Errno> {
-        let fd = openat(&self.dir, &self.name, PATH_FLAGS, Mode::empty())?;
-        let (inode, _) = Inode::new(fd)?;
-        match inode.kind {
-            FileType::RegularFile => Ok(inode.fd),
-            _ => Err(Errno::NOENT),
-        }
+    /// The host's.
+    pub fn found(&self) -> Result<(Inode, Statx), Errno> {
+        Inode::new(fcntl_dupfd_cloexec(&self.file, 0)?)
     }
 }
 
@@ -127,7 +120,10 @@ impl Share {
         let (inode, _) = Inode::new(fd).map_err(failed)?;
         let root = match inode.kind {
             FileType::Directory => Root::Dir(Arc::new(inode)),
-            FileType::RegularFile => Root::File(single_file(path).map_err(failed)?),
+            FileType::RegularFile => Root::File(SingleFile {
+                file: inode.fd,
+                name: name_of(path).map_err(failed)?,
+            }),
             kind => {
                 return Err(FsError::NotShareable {
                     path: path.clone(),
@@ -150,11 +146,11 @@ impl Share {
         })
     }
 
-    /// What stays open: where it begins, and `/proc/self/fd`.
+    /// What stays open: where it begins, or the single file, and `/proc/self/fd`.
     pub fn directories(&self) -> Vec<OpenDirectory> {
         let root = match &self.root {
             Root::Dir(inode) => inode.fd.as_raw_fd(),
-            Root::File(file) => file.dir.as_raw_fd(),
+            Root::File(single) => single.file.as_raw_fd(),
         };
         let proc = self.proc.as_raw_fd();
         [(root, self.readonly), (proc, false)]
@@ -163,24 +159,20 @@ impl Share {
     }
 }
 
-fn single_file(path: &Path) -> Result<SingleFile, Errno> {
-    let resolved = path
-        .canonicalize()
-        .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
-    // A regular file has a name and a directory.
-    let (Some(dir), Some(name)) = (resolved.parent(), resolved.file_name()) else {
-        return Err(Errno::ISDIR);
+/// What the user called a file, where that is a name at all.
+fn name_of(path: &Path) -> Result<CString, Errno> {
+    let resolved;
+    let name = match path.file_name() {
+        Some(name) => name,
+        None => {
+            resolved = path
+                .canonicalize()
+                .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+            // A regular file has one.
+            resolved.file_name().ok_or(Errno::ISDIR)?
+        }
     };
-    let text = |name: &OsStr| CString::new(name.as_bytes()).map_err(|_| Errno::INVAL);
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let file = SingleFile {
-        dir: openat(CWD, dir, flags, Mode::empty())?,
-        name: text(name)?,
-        // What the user called it, where that is a name at all.
-        shown: text(path.file_name().unwrap_or(name))?,
-    };
-    file.find()?;
-    Ok(file)
+    CString::new(name.as_bytes()).map_err(|_| Errno::INVAL)
 }
 
 fn kind_name(kind: FileType) -> &'static str {
@@ -221,24 +213,29 @@ mod tests {
     }
 
     #[test]
-    fn a_single_file_is_found_anew_each_time() {
+    fn a_single_file_is_the_one_that_was_there() {
         let dir = tempfile::tempdir().unwrap();
         let (file, link) = (dir.path().join("file"), dir.path().join("link"));
         std::fs::write(&file, "1").unwrap();
+        std::fs::write(dir.path().join("secret"), "").unwrap();
         std::os::unix::fs::symlink("file", &link).unwrap();
         let share = Share::open(&FsSpec::new(&link, "t")).unwrap();
         let Root::File(single) = &share.root else {
             panic!("a file is no directory");
         };
-        assert_eq!(single.shown, c"link");
-        let key = |fd| Inode::new(fd).unwrap().0.key;
-        let first = single.find().unwrap();
+        assert_eq!(single.name, c"link");
+        let key = || single.found().unwrap().0.key;
+        let first = key();
         std::fs::rename(&file, dir.path().join("old")).unwrap();
-        assert_eq!(single.find().unwrap_err(), Errno::NOENT);
         std::fs::write(&file, "2").unwrap();
-        assert_ne!(key(single.find().unwrap()), key(first));
-        std::fs::remove_file(&file).unwrap();
-        std::os::unix::fs::symlink("/etc/passwd", &file).unwrap();
-        assert_eq!(single.find().unwrap_err(), Errno::NOENT);
+        assert_eq!(key(), first);
+        std::fs::remove_file(dir.path().join("old")).unwrap();
+        assert_eq!(key(), first);
+        // What stays open leads to nothing beside it.
+        for name in ["secret", "../secret", ".."] {
+            let found = openat(&single.file, name, OFlags::PATH, Mode::empty());
+            assert_eq!(found.unwrap_err(), Errno::NOTDIR, "{name}");
+        }
+        assert_eq!(share.directories()[0].fd, single.file.as_raw_fd());
     }
 }

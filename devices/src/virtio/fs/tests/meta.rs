@@ -349,12 +349,15 @@ fn of_a_single_file_nothing_else_is_seen() {
     c.call(opcode::STATFS, ROOT, &[]).unwrap();
     c.call(opcode::SYNCFS, ROOT, &[0; 8]).unwrap();
     assert_eq!(c.lookup(f.node, ".."), Err(libc::EINVAL));
-    // As an editor does it.
-    fs::write(dir.path().join("new"), "new one").unwrap();
+    // What the host writes into it is seen; another file in its place, as many an
+    // editor leaves it, is not.
+    fs::write(&path, "longer text").unwrap();
+    assert_eq!(c.lookup(ROOT, "f").unwrap().size, 11);
+    fs::write(dir.path().join("new"), "new").unwrap();
     fs::rename(dir.path().join("new"), &path).unwrap();
-    let replaced = c.lookup(ROOT, "f").unwrap();
-    assert!(replaced.node != f.node && replaced.size == 7);
-    fs::remove_file(&path).unwrap();
-    assert_eq!(c.lookup(ROOT, "f"), Err(libc::ENOENT));
-    assert_eq!(c.call(opcode::STATFS, ROOT, &[]), Err(libc::ENOENT));
+    let same = c.lookup(ROOT, "f").unwrap();
+    assert_eq!((same.node, same.size), (f.node, 11));
+    let h = c.open(f.node, libc::O_RDONLY).unwrap();
+    assert_eq!(c.read(f.node, h, 0, 64).unwrap(), b"longer text");
+    c.call(opcode::STATFS, ROOT, &[]).unwrap();
 }
