@@ -22,6 +22,7 @@ mod oci;
 mod progress;
 mod reference;
 mod registry;
+pub mod space;
 mod store;
 pub mod tar;
 #[cfg(test)]

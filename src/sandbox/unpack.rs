@@ -1,24 +1,38 @@
 //! Unpacking an archive that a guest made, on the host. Every name in it is
 //! walked from the destination on, a directory at a time and through no link, so
-//! that nothing outside of it can be reached, whatever the archive says.
+//! that nothing outside of it can be reached, whatever the archive says. Nor does it
+//! fill the disk: a part of it stays free, of its inodes, too.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Place;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
-use images::tar::{Entry, Kind, TarError, TarReader, Timestamp};
+use images::space::KeepFree;
+use images::tar::{Entry, Kind, Segment, TarError, TarReader, Timestamp};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use thiserror::Error;
 
 /// The most directories below one another.
 const MAX_DEPTH: usize = 1000;
+/// The longest name, in bytes: twice what a path may have in a system call.
+const MAX_NAME: usize = 8 << 10;
 /// How much of a file is copied at once.
 const BUFFER: usize = 64 << 10;
+/// The memory for directories that wait for the end, in bytes: some 150,000.
+const MAX_WAITING: usize = 64 << 20;
+/// What comes behind the end of an archive, in bytes: blocks of zeroes, to the length
+/// of whatever it was meant to be written to.
+const MAX_TAIL: u64 = 1 << 20;
+/// How many devices are named of those that are not copied.
+const DEVICES_NAMED: usize = 10;
+/// As [`KeepFree`] calls what grows.
+const WHAT: &str = "what the sandbox sends";
 
 /// Why an archive cannot be unpacked.
 #[derive(Debug, Error)]
@@ -29,6 +43,22 @@ pub enum UnpackError {
     /// A name that leads elsewhere.
     #[error("the archive from the sandbox has the name '{0}', which leads out of the destination")]
     Name(String),
+    /// A name that no tool of the host could remove.
+    #[error(
+        "the archive from the sandbox has a name of more than {MAX_DEPTH} directories or {MAX_NAME} bytes"
+    )]
+    Deep,
+    /// It has no end.
+    #[error("the archive from the sandbox goes on behind its end")]
+    Tail,
+    /// The host's disk.
+    #[error("{path}: {source}; what came before it was copied: make room, or copy to another disk")]
+    Full {
+        /// What would have been made, below the destination. It was not.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The host's files.
     #[error("{path}: {source}")]
     File {
@@ -52,39 +82,80 @@ pub struct Options {
     pub owners: bool,
 }
 
-/// Unpacks an archive in a directory.
+/// Unpacks an archive in a directory, and reads it to its end.
 ///
 /// # Errors
 /// The first thing that is wrong; what was unpacked before stays.
 pub fn unpack(from: impl Read, directory: OwnedFd, options: &Options) -> Result<(), UnpackError> {
-    let mut unpacker = Unpacker {
-        root: directory,
-        options,
-        directories: BTreeMap::new(),
-    };
-    let mut reader = TarReader::new(from);
-    while let Some(entry) = reader.next_entry()? {
-        unpacker.entry(&entry, &mut reader)?;
-    }
-    unpacker.finish()
+    Unpacker::new(directory, options, |disk| KeepFree::of(disk, WHAT)).unpack(from)
 }
 
-struct Unpacker<'a> {
+struct Unpacker<'a, K> {
     root: OwnedFd,
     options: &'a Options,
+    /// Of each disk that something is written to, by its number: others may be
+    /// mounted below the destination.
+    disks: BTreeMap<u64, KeepFree>,
+    keep: K,
     /// Directories get their permissions and times when all is in them. One that an
     /// archive says again and again is here once.
     directories: BTreeMap<Vec<OsString>, Entry>,
+    /// The memory that they take, and may take, in bytes.
+    waiting: usize,
+    most_waiting: usize,
+    /// Devices, which are not copied.
+    devices: usize,
+    buffer: Vec<u8>,
 }
 
-impl Unpacker<'_> {
+impl<'a, K: Fn(BorrowedFd<'_>) -> io::Result<KeepFree>> Unpacker<'a, K> {
+    fn new(root: OwnedFd, options: &'a Options, keep: K) -> Self {
+        Unpacker {
+            root,
+            options,
+            disks: BTreeMap::new(),
+            keep,
+            directories: BTreeMap::new(),
+            waiting: 0,
+            most_waiting: MAX_WAITING,
+            devices: 0,
+            buffer: vec![0; BUFFER],
+        }
+    }
+
+    fn unpack(mut self, from: impl Read) -> Result<(), UnpackError> {
+        let mut reader = TarReader::new(from);
+        while let Some(entry) = reader.next_entry()? {
+            self.entry(&entry, &mut reader)?;
+        }
+        self.settle_directories(None)?;
+        // To the end, so that the agent is not cut off.
+        let mut tail = reader.into_inner().take(MAX_TAIL + 1);
+        match io::copy(&mut tail, &mut io::sink()).map_err(TarError::from)? {
+            ..=MAX_TAIL => Ok(()),
+            _ => Err(UnpackError::Tail),
+        }
+    }
+
     fn entry(&mut self, entry: &Entry, data: &mut TarReader<impl Read>) -> Result<(), UnpackError> {
         let path = self.path(&entry.path)?;
         let Some((name, above)) = path.split_last() else {
             return Ok(());
         };
+        if matches!(entry.kind, Kind::CharDevice(_) | Kind::BlockDevice(_)) {
+            // A device of the host is not the guest's to make.
+            self.devices = self.devices.saturating_add(1);
+            match self.devices {
+                ..=DEVICES_NAMED => log::warn!("{}: a device is not copied", display(&path)),
+                n if n == DEVICES_NAMED + 1 => log::warn!("nor are more devices"),
+                _ => {}
+            }
+            return Ok(());
+        }
         let parent = self.walk(above, &path)?;
         let failed = |e: Errno| file_error(&path, e.into());
+        let full = |e: io::Error| file_error(&path, e);
+        self.disk(&parent).and_then(KeepFree::make).map_err(full)?;
         match &entry.kind {
             Kind::Directory => {
                 match rustix::fs::mkdirat(&parent, name, Mode::RWXU) {
@@ -94,22 +165,19 @@ impl Unpacker<'_> {
                     }
                     made => made.map_err(failed)?,
                 }
-                let entry = Entry {
-                    path: Vec::new(),
-                    kind: Kind::Directory,
-                    xattrs: Vec::new(),
-                    sparse: None,
-                    ..*entry
-                };
-                self.directories.insert(path, entry);
-                return Ok(());
+                return self.settle_later(path, entry);
             }
             Kind::File => {
-                replace(&parent, name).map_err(failed)?;
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-                let file = rustix::fs::openat(&parent, name, flags, Mode::RUSR | Mode::WUSR);
-                let mut file = File::from(file.map_err(failed)?);
-                copy(entry, data, &mut file).map_err(|e| file_error(&path, e))?;
+                let (mut file, made) = create(&parent, name).map_err(failed)?;
+                let copied = self.copy(entry, data, &mut file, &parent);
+                let settled = copied
+                    .and_then(|()| Ok(self.settle(&parent, &made, entry)?))
+                    .and_then(|()| Ok(rustix::fs::renameat(&parent, &made, &parent, name)?));
+                return settled.map_err(|e| {
+                    // Half a file is none, and what was there before still is.
+                    let _ = rustix::fs::unlinkat(&parent, &made, AtFlags::empty());
+                    file_error(&path, e)
+                });
             }
             Kind::Symlink(target) => {
                 replace(&parent, name).map_err(failed)?;
@@ -131,25 +199,37 @@ impl Unpacker<'_> {
                 let mode = Mode::RUSR | Mode::WUSR;
                 rustix::fs::mknodat(&parent, name, FileType::Fifo, mode, 0).map_err(failed)?;
             }
-            Kind::CharDevice(_) | Kind::BlockDevice(_) => {
-                // A device of the host is not the guest's to make.
-                log::warn!("{}: a device is not copied", display(&path));
-                return Ok(());
-            }
+            // See above.
+            Kind::CharDevice(_) | Kind::BlockDevice(_) => return Ok(()),
         }
         self.settle(&parent, name, entry).map_err(failed)
+    }
+
+    /// The disk of a directory.
+    fn disk(&mut self, of: &OwnedFd) -> io::Result<&mut KeepFree> {
+        let number = rustix::fs::fstat(of)?.st_dev;
+        Ok(match self.disks.entry(number) {
+            Place::Occupied(known) => known.into_mut(),
+            Place::Vacant(new) => new.insert((self.keep)(of.as_fd())?),
+        })
     }
 
     /// The parts of a name, below the destination. None for the destination
     /// itself.
     fn path(&self, name: &[u8]) -> Result<Vec<OsString>, UnpackError> {
+        if name.len() > MAX_NAME {
+            return Err(UnpackError::Deep);
+        }
         let parts = name
             .split(|b| *b == b'/')
             .filter(|part| !part.is_empty() && *part != b".");
         let mut path: Vec<OsString> = Vec::new();
         for part in parts {
-            if part == b".." || part.contains(&0) || path.len() == MAX_DEPTH {
+            if part == b".." || part.contains(&0) {
                 return Err(UnpackError::Name(text(name)));
+            }
+            if path.len() == MAX_DEPTH {
+                return Err(UnpackError::Deep);
             }
             path.push(OsString::from_vec(part.to_vec()));
         }
@@ -163,12 +243,15 @@ impl Unpacker<'_> {
     }
 
     /// Opens a directory below the destination, and makes those that are missing.
-    fn walk(&self, parts: &[OsString], path: &[OsString]) -> Result<OwnedFd, UnpackError> {
+    fn walk(&mut self, parts: &[OsString], path: &[OsString]) -> Result<OwnedFd, UnpackError> {
         let failed = |e: Errno| file_error(path, e.into());
         let mut at = rustix::io::fcntl_dupfd_cloexec(&self.root, 0).map_err(failed)?;
         for part in parts {
             at = match open_directory(&at, part) {
                 Err(Errno::NOENT) => {
+                    self.disk(&at)
+                        .and_then(KeepFree::make)
+                        .map_err(|e| file_error(path, e))?;
                     rustix::fs::mkdirat(&at, part, Mode::from_raw_mode(0o755)).map_err(failed)?;
                     open_directory(&at, part).map_err(failed)?
                 }
@@ -195,9 +278,35 @@ impl Unpacker<'_> {
         rustix::fs::utimensat(parent, name, &times(entry.mtime), flags)
     }
 
-    fn finish(mut self) -> Result<(), UnpackError> {
+    /// A directory gets what the archive says of it when all is in it.
+    fn settle_later(&mut self, path: Vec<OsString>, entry: &Entry) -> Result<(), UnpackError> {
+        let entry = Entry {
+            path: Vec::new(),
+            kind: Kind::Directory,
+            xattrs: Vec::new(),
+            sparse: None,
+            ..*entry
+        };
+        if self.waiting > self.most_waiting {
+            self.settle_directories(Some(&path))?;
+        }
+        let size = size_of_waiting(&path);
+        if self.directories.insert(path, entry).is_none() {
+            self.waiting += size;
+        }
+        Ok(())
+    }
+
+    /// Settles the directories that wait, but for those that lead to `but`.
+    fn settle_directories(&mut self, but: Option<&[OsString]>) -> Result<(), UnpackError> {
+        self.waiting = 0;
         // The innermost first: those above may not let anybody in any more.
-        while let Some((path, entry)) = self.directories.pop_last() {
+        for (path, entry) in std::mem::take(&mut self.directories).into_iter().rev() {
+            if but.is_some_and(|but| but.starts_with(&path)) {
+                self.waiting += size_of_waiting(&path);
+                self.directories.insert(path, entry);
+                continue;
+            }
             let Some((name, above)) = path.split_last() else {
                 continue;
             };
@@ -208,6 +317,52 @@ impl Unpacker<'_> {
         }
         Ok(())
     }
+
+    /// Copies what is in a file, the reader's present entry.
+    fn copy(
+        &mut self,
+        entry: &Entry,
+        data: &mut TarReader<impl Read>,
+        file: &mut File,
+        parent: &OwnedFd,
+    ) -> io::Result<()> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let disk = self.disk(parent)?;
+        let whole = [Segment {
+            offset: 0,
+            len: entry.size,
+        }];
+        let segments = match &entry.sparse {
+            Some(segments) => {
+                grow(file, entry.size, disk)?;
+                segments
+            }
+            None => &whole[..],
+        };
+        for segment in segments {
+            let (mut at, end) = (segment.offset, segment.offset + segment.len);
+            while at < end {
+                let most = buffer
+                    .len()
+                    .min(usize::try_from(end - at).unwrap_or(BUFFER));
+                let piece = &mut buffer[..most];
+                data.read_exact(piece)?;
+                disk.write_piece(most as u64)?;
+                file.write_all_at(piece, at)?;
+                at += most as u64;
+            }
+        }
+        self.buffer = buffer;
+        Ok(())
+    }
+}
+
+/// The memory that a directory takes while it waits, in bytes, more or less.
+fn size_of_waiting(path: &[OsString]) -> usize {
+    let parts = path
+        .iter()
+        .map(|part| size_of::<OsString>() + 16 + part.len());
+    size_of::<Entry>() + size_of::<Vec<OsString>>() + parts.sum::<usize>()
 }
 
 fn open_directory(parent: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
@@ -223,23 +378,41 @@ fn replace(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
     }
 }
 
-fn copy(entry: &Entry, data: &mut TarReader<impl Read>, file: &mut File) -> io::Result<()> {
-    let Some(segments) = &entry.sparse else {
-        // The reader ends with the entry.
-        return io::copy(&mut data.take(entry.size), file).map(drop);
+/// Makes a new file, under a name of its own as long as there is another one under
+/// the name that it will have.
+fn create(parent: &OwnedFd, name: &OsStr) -> Result<(File, OsString), Errno> {
+    let open = |name: &OsStr| {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)?;
+        Ok((File::from(file), name.to_owned()))
     };
-    file.set_len(entry.size)?;
-    let mut buffer = vec![0; BUFFER];
-    for segment in segments {
-        let (mut at, end) = (segment.offset, segment.offset + segment.len);
-        while at < end {
-            let most = BUFFER.min(usize::try_from(end - at).unwrap_or(BUFFER));
-            data.read_exact(&mut buffer[..most])?;
-            file.write_all_at(&buffer[..most], at)?;
-            at += most as u64;
-        }
+    match open(name) {
+        Err(Errno::EXIST) => {}
+        opened => return opened,
     }
-    file.flush()
+    let old = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if FileType::from_raw_mode(old.st_mode) == FileType::Directory {
+        return Err(Errno::ISDIR);
+    }
+    let own = OsString::from(format!(".drupe-cp-{}", std::process::id()));
+    replace(parent, &own)?;
+    open(&own)
+}
+
+/// Makes a file of holes. Where the file system has none, they take what data would.
+fn grow(file: &File, size: u64, disk: &mut KeepFree) -> io::Result<()> {
+    let first = size.min(BUFFER as u64);
+    file.set_len(first)?;
+    disk.write(taken_by_holes(size, first, file.metadata()?.blocks() * 512))?;
+    file.set_len(size)
+}
+
+/// What holes of `size` bytes take, when the first ones take `taken`.
+fn taken_by_holes(size: u64, first: u64, taken: u64) -> u64 {
+    match taken < first {
+        true => 0,
+        false => size,
+    }
 }
 
 fn times(mtime: Timestamp) -> Timestamps {
@@ -254,9 +427,12 @@ fn times(mtime: Timestamp) -> Timestamps {
 }
 
 fn file_error(path: &[OsString], source: io::Error) -> UnpackError {
-    UnpackError::File {
-        path: display(path),
-        source,
+    let path = display(path);
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            UnpackError::Full { path, source }
+        }
+        _ => UnpackError::File { path, source },
     }
 }
 
@@ -270,199 +446,5 @@ fn text(name: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
-    use std::path::Path;
-    use tar::{Builder, EntryType, Header};
-
-    fn header(kind: EntryType, size: u64, mode: u32) -> Header {
-        let mut header = Header::new_gnu();
-        header.set_entry_type(kind);
-        header.set_size(size);
-        header.set_mode(mode);
-        header.set_mtime(1_000_000_000);
-        header.set_uid(0);
-        header.set_gid(0);
-        header
-    }
-
-    /// Writes a name as it stands, which the builder would not.
-    fn raw(builder: &mut Builder<Vec<u8>>, name: &str, mut header: Header, data: &[u8]) {
-        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
-        header.set_cksum();
-        builder.append(&header, data).unwrap();
-    }
-
-    fn file(builder: &mut Builder<Vec<u8>>, name: &str, data: &[u8]) {
-        raw(
-            builder,
-            name,
-            header(EntryType::Regular, data.len() as u64, 0o640),
-            data,
-        );
-    }
-
-    fn link(builder: &mut Builder<Vec<u8>>, kind: EntryType, name: &str, to: &str) {
-        let mut header = header(kind, 0, 0o777);
-        header.set_link_name_literal(to).unwrap();
-        raw(builder, name, header, b"");
-    }
-
-    fn run(dir: &Path, archive: Vec<u8>, top: Option<&str>) -> Result<(), UnpackError> {
-        let options = Options {
-            named: true,
-            top: top.map(Into::into),
-            owners: false,
-        };
-        unpack(&archive[..], File::open(dir).unwrap().into(), &options)
-    }
-
-    #[test]
-    fn files_come_out_as_they_went_in() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut tar = Builder::new(Vec::new());
-        raw(
-            &mut tar,
-            "src/",
-            header(EntryType::Directory, 0, 0o555),
-            b"",
-        );
-        file(&mut tar, "src/a", b"text");
-        link(&mut tar, EntryType::Symlink, "src/s", "/etc/passwd");
-        link(&mut tar, EntryType::Link, "src/h", "src/a");
-        raw(&mut tar, "src/f", header(EntryType::Fifo, 0, 0o600), b"");
-        raw(&mut tar, "src/d", header(EntryType::Char, 0, 0o600), b"");
-        let mut setuid = header(EntryType::Regular, 0, 0o4755);
-        setuid.set_cksum();
-        raw(&mut tar, "src/x", setuid, b"");
-        run(dir.path(), tar.into_inner().unwrap(), Some("dst")).unwrap();
-        let at = |name: &str| dir.path().join("dst").join(name);
-        assert_eq!(fs::read(at("a")).unwrap(), b"text");
-        assert_eq!(fs::read_link(at("s")).unwrap(), Path::new("/etc/passwd"));
-        assert_eq!(
-            fs::metadata(at("a")).unwrap().ino(),
-            fs::metadata(at("h")).unwrap().ino()
-        );
-        assert_eq!(fs::metadata(at("a")).unwrap().mtime(), 1_000_000_000);
-        let mode = |name: &str| fs::metadata(at(name)).unwrap().permissions().mode() & 0o7777;
-        assert_eq!((mode(""), mode("a"), mode("x")), (0o555, 0o640, 0o755));
-        assert!(!at("d").exists() && at("f").exists());
-        fs::set_permissions(at(""), fs::Permissions::from_mode(0o755)).unwrap();
-    }
-
-    #[test]
-    fn the_content_of_a_directory_goes_into_another() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("a"), "old").unwrap();
-        let mut tar = Builder::new(Vec::new());
-        raw(
-            &mut tar,
-            "src/",
-            header(EntryType::Directory, 0, 0o700),
-            b"",
-        );
-        file(&mut tar, "src/a", b"new");
-        file(&mut tar, "src/sub/b", b"b");
-        run(dir.path(), tar.into_inner().unwrap(), None).unwrap();
-        assert_eq!(fs::read(dir.path().join("a")).unwrap(), b"new");
-        assert_eq!(fs::read(dir.path().join("sub/b")).unwrap(), b"b");
-    }
-
-    #[test]
-    fn a_directory_that_is_said_again_is_kept_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let options = Options::default();
-        let mut unpacker = Unpacker {
-            root: File::open(dir.path()).unwrap().into(),
-            options: &options,
-            directories: BTreeMap::new(),
-        };
-        let mut tar = Builder::new(Vec::new());
-        for mode in [0o700, 0o750, 0o755] {
-            raw(&mut tar, "a/b/", header(EntryType::Directory, 0, mode), b"");
-            raw(&mut tar, "a/", header(EntryType::Directory, 0, 0o555), b"");
-        }
-        let archive = tar.into_inner().unwrap();
-        let mut reader = TarReader::new(&archive[..]);
-        while let Some(entry) = reader.next_entry().unwrap() {
-            unpacker.entry(&entry, &mut reader).unwrap();
-        }
-        assert_eq!(unpacker.directories.len(), 2);
-        unpacker.finish().unwrap();
-        let mode = |name: &str| {
-            let metadata = fs::metadata(dir.path().join(name)).unwrap();
-            metadata.permissions().mode() & 0o777
-        };
-        // The last word counts.
-        assert_eq!((mode("a"), mode("a/b")), (0o555, 0o755));
-        fs::set_permissions(dir.path().join("a"), fs::Permissions::from_mode(0o755)).unwrap();
-    }
-
-    #[test]
-    fn a_root_has_no_name() {
-        for (top, expected) in [(None, "etc/a"), (Some("new"), "new/etc/a")] {
-            let dir = tempfile::tempdir().unwrap();
-            let mut tar = Builder::new(Vec::new());
-            raw(&mut tar, "./", header(EntryType::Directory, 0, 0o755), b"");
-            file(&mut tar, "./etc/a", b"a");
-            let options = Options {
-                top: top.map(Into::into),
-                ..Options::default()
-            };
-            let to = File::open(dir.path()).unwrap().into();
-            unpack(&tar.into_inner().unwrap()[..], to, &options).unwrap();
-            assert!(dir.path().join(expected).exists());
-        }
-    }
-
-    #[test]
-    fn nothing_leads_out_of_the_destination() {
-        let outside = tempfile::tempdir().unwrap();
-        let outside_path = outside.path().to_str().unwrap();
-        type Make = fn(&mut Builder<Vec<u8>>, &str);
-        let hostile: [Make; 6] = [
-            |tar, _| file(tar, "t/../../x", b"x"),
-            |tar, _| file(tar, "../x", b"x"),
-            |tar, to| {
-                link(tar, EntryType::Symlink, "t/l", to);
-                file(tar, "t/l/x", b"x");
-            },
-            |tar, to| {
-                link(tar, EntryType::Symlink, "t/l", to);
-                raw(tar, "t/l/", header(EntryType::Directory, 0, 0o777), b"");
-            },
-            |tar, to| {
-                link(tar, EntryType::Symlink, "t/l", to);
-                link(tar, EntryType::Link, "t/h", "t/l/secret");
-            },
-            |tar, _| link(tar, EntryType::Link, "t/h", "t/../../secret"),
-        ];
-        for (n, make) in hostile.iter().enumerate() {
-            let dir = tempfile::tempdir_in(outside.path()).unwrap();
-            fs::write(outside.path().join("secret"), "s").unwrap();
-            let mut tar = Builder::new(Vec::new());
-            make(&mut tar, outside_path);
-            assert!(
-                run(dir.path(), tar.into_inner().unwrap(), Some("t")).is_err(),
-                "{n}"
-            );
-            assert!(!outside.path().join("x").exists(), "{n}");
-            assert!(!dir.path().join("t/h").exists(), "{n}");
-        }
-        // A link that an archive brings is replaced, not written through.
-        let dir = tempfile::tempdir_in(outside.path()).unwrap();
-        let mut tar = Builder::new(Vec::new());
-        link(
-            &mut tar,
-            EntryType::Symlink,
-            "t/l",
-            &format!("{outside_path}/secret"),
-        );
-        file(&mut tar, "t/l", b"mine");
-        run(dir.path(), tar.into_inner().unwrap(), Some("t")).unwrap();
-        assert_eq!(fs::read(outside.path().join("secret")).unwrap(), b"s");
-        assert_eq!(fs::read(dir.path().join("t/l")).unwrap(), b"mine");
-    }
-}
+#[path = "unpack_tests.rs"]
+mod tests;

@@ -81,10 +81,34 @@ pub fn send(name: &str, to: &mut File) -> std::io::Result<()> {
     if name == "drips" {
         return drip(to, STDOUT);
     }
-    if name == "endless" {
-        loop {
+    match name {
+        // The same file again and again.
+        "endless" => loop {
             frame(to, STDOUT, &file("endless/x"))?;
+        },
+        // A file of 8 GiB.
+        "vast" => {
+            frame(to, STDOUT, &header("vast/x", b'0', 0o77_777_777_777, ""))?;
+            loop {
+                frame(to, STDOUT, &[b'x'; 60_000])?;
+            }
         }
+        // Files of nothing, each with a name of its own.
+        "many" => {
+            for first in (0..).step_by(100) {
+                let names = (first..first + 100).map(|n| format!("many/{n}"));
+                let files: Vec<_> = names.map(|name| header(&name, b'0', 0, "")).collect();
+                frame(to, STDOUT, &files.concat())?;
+            }
+            Ok(())
+        }
+        // Headers of nothing; and what comes behind the end.
+        "headers" => loop {
+            frame(to, STDOUT, &header("g", b'g', 0, "").repeat(100))?;
+        },
+        "tail" => loop {
+            frame(to, STDOUT, &[0; 60_000])?;
+        },
+        _ => to.flush(),
     }
-    to.flush()
 }

@@ -9,8 +9,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use super::client::{Client, pause};
 use crate::oci::Descriptor;
 use crate::progress::{Event, Progress};
+use crate::space::{IMAGE, KeepFree};
 use crate::store::own_lock;
-use crate::store::space::KeepFree;
 use crate::{Digest, Error, Store};
 
 /// The largest blob, in bytes.
@@ -183,7 +183,7 @@ impl Download {
             .ok_or_else(|| broken("it leaves out a part of a layer".into()))?;
         let mut buffer = vec![0; BUFFER];
         file.seek(SeekFrom::Start(*have)).map_err(in_store)?;
-        let mut keep = KeepFree::of(file).map_err(in_store)?;
+        let mut keep = KeepFree::of(&*file, IMAGE).map_err(in_store)?;
         while *have < self.size {
             let n = body.read(&mut buffer).map_err(|e| broken(ended(e)))?;
             if n == 0 {

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
-use super::space::KeepFree;
 use super::{Store, lock};
 use crate::Error;
+use crate::space::{IMAGE, KeepFree};
 
 /// The largest file that is read as a whole, in bytes: `names.json` with some
 /// 100,000 names.
@@ -65,7 +65,7 @@ impl Store {
         from: &mut impl Read,
         temp: &mut NamedTempFile,
     ) -> Result<(), SpoolError> {
-        let mut keep = KeepFree::of(temp.as_file())
+        let mut keep = KeepFree::of(temp.as_file(), IMAGE)
             .map_err(|e| SpoolError::Store(Error::store(&self.root)(e)))?;
         let mut buffer = vec![0; 256 << 10];
         loop {

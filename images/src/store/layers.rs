@@ -11,12 +11,12 @@ use std::thread;
 use tempfile::NamedTempFile;
 
 use super::lock::NamedLock;
-use super::space::KeepFree;
 use super::{Store, files, lock};
 use crate::compress::decompressed;
 use crate::digest::HashingReader;
 use crate::layer::{Layer, LayerError};
 use crate::progress::{Event, Progress};
+use crate::space::{IMAGE, KeepFree};
 use crate::{Digest, Error, erofs};
 
 /// The most layers that are converted at once. More would compete for the disk.
@@ -177,7 +177,7 @@ impl Store {
                 .try_clone()
                 .map_err(Error::store(file.path()))
         };
-        let keep = KeepFree::of(image.as_file()).map_err(Error::store(image.path()))?;
+        let keep = KeepFree::of(image.as_file(), IMAGE).map_err(Error::store(image.path()))?;
         let (image_file, aside_file) = (reopened(&image)?, reopened(&aside)?);
         let mut raw = HashingReader::new((job.open)()?);
         let read = || -> Result<(Layer, Digest), LayerError> {

@@ -22,7 +22,6 @@ mod layers;
 mod lock;
 mod names;
 mod remove;
-pub(crate) mod space;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};

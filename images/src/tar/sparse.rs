@@ -75,6 +75,10 @@ impl<R: Read> TarReader<R> {
         let mut more = header.sparse_map_goes_on();
         while more {
             let block = self.read_block()?.ok_or(TarError::Truncated)?;
+            // One without a piece says nothing, and could go on without end.
+            if block[0] == 0 {
+                return Err(bad());
+            }
             add(&block[..504]).ok_or_else(bad)?;
             more = block[504] != 0;
         }

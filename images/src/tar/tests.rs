@@ -201,6 +201,21 @@ fn bad_sparse_maps_are_refused() {
 }
 
 #[test]
+fn a_sparse_map_that_goes_on_without_pieces_is_refused() {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::GNUSparse);
+    header.as_gnu_mut().unwrap().isextended = [1];
+    header.set_size(0);
+    header.set_cksum();
+    let mut block = [0; 512];
+    block[504] = 1;
+    let endless = std::iter::repeat_n(block, 1000).flatten();
+    let tar: Vec<u8> = header.as_bytes().iter().copied().chain(endless).collect();
+    let error = TarReader::new(&tar[..]).next_entry().unwrap_err();
+    assert!(error.to_string().contains("a bad sparse map"), "{error}");
+}
+
+#[test]
 fn what_is_no_archive_is_refused() {
     let tar = TarBuilder::new().file("a", &[1; 700]).finish();
     assert!(entries(&[]).unwrap().is_empty());

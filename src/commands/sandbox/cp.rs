@@ -169,9 +169,7 @@ fn out(args: &CpArgs, from: &Place, to: &Side) -> Result<(), Failure> {
         top: name,
         owners: args.archive,
     };
-    unpack(&mut archive, opened.into(), &options).map_err(CopyError::from)?;
-    // To the end, so that the agent is not cut off.
-    io::copy(&mut archive, &mut io::sink()).map_err(CopyError::Stream)?;
+    unpack(archive, opened.into(), &options).map_err(CopyError::from)?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Output, Stdio};
 
 use super::{Home, IMAGE};
+use crate::guest::host;
 
 /// The most that an error takes, however much the agent has to say.
 const MAX_ERROR: usize = 9000;
@@ -217,6 +218,7 @@ fn archives(home: &Home) {
         }
     }
     given_up(home, &["cp", "bad:/endless", "out"]);
+    without_an_end(home);
     // Nothing is beside the destination, and nothing in it is more than a file.
     let secret = home.path().join("secret");
     assert_eq!(fs::read_to_string(&secret).unwrap(), "secret");
@@ -234,6 +236,46 @@ fn archives(home: &Home) {
         let special = metadata.permissions().mode() & 0o6000;
         assert!(!inside || special == 0, "{path:?}: {special:o}");
     });
+}
+
+/// Archives that would fill the disk, or never end: each ends, with one line, while
+/// the disk has room, and the file under way is gone.
+fn without_an_end(home: &Home) {
+    let small = home.path().join("small");
+    fs::create_dir(&small).unwrap();
+    let to = small.to_str().unwrap();
+    host(
+        "mount",
+        &["-t", "tmpfs", "-o", "size=32M,nr_inodes=8000", "tmpfs", to],
+    );
+    for (name, why) in [
+        (
+            "vast",
+            "vast/x: what the sandbox sends would leave less than 2 MiB of the disk",
+        ),
+        (
+            "many",
+            "what the sandbox sends would leave less than 400 inodes of the disk",
+        ),
+        ("headers", "over 4194304 bytes of extended headers"),
+        ("tail", "goes on behind its end"),
+    ] {
+        let output = home.drupe(&["cp", &format!("bad:/{name}"), "small"]);
+        assert_one_line(&format!("cp, {name}"), &output);
+        assert_eq!(output.status.code(), Some(1), "{}", home.explain(&output));
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(error.contains(why), "{error}");
+        let disk = rustix::fs::statvfs(&small).unwrap();
+        let left = disk.f_bavail * disk.f_frsize;
+        println!(
+            "cp, {name}: {left} bytes and {} inodes are left",
+            disk.f_favail
+        );
+        assert!(left >= 512 << 10 && disk.f_favail >= 100, "{left}");
+        assert!(!small.join("vast/x").exists());
+        fs::remove_dir_all(small.join(name)).ok();
+    }
+    host("umount", &[to]);
 }
 
 fn figures(home: &Home) {
