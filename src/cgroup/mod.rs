@@ -8,7 +8,7 @@ mod device;
 mod host;
 mod rates;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -281,6 +281,14 @@ impl Group {
                 find(BFQ_WEIGHT).map(|path| (path, value))
             }
             None => None,
+        }
+    }
+
+    /// Its directory, for a process to be born in it: with version 2.
+    pub fn open(&self) -> Option<File> {
+        match (self.version, &self.directories[..]) {
+            (Version::V2, [directory]) => File::open(directory).ok(),
+            _ => None,
         }
     }
 

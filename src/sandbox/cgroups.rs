@@ -78,31 +78,51 @@ fn refused(what: &str, error: &Error) -> SandboxError {
     SandboxError::Refused(format!("{what}: {error}"))
 }
 
-/// Makes the group of a sandbox whose monitor is the process `monitor`, and puts it
-/// there. Where that is not to be had, it goes on without, unless it was asked for. The
-/// caller has the lock for the sandbox's life.
+/// Makes the group of a sandbox that is about to start. Where that is not to be had,
+/// it goes on without, unless it was asked for. The caller has the lock for the
+/// sandbox's life.
 ///
 /// # Errors
 /// What was asked for and is not to be had.
-pub fn enter(sandbox: &Sandbox, spec: &Spec, monitor: u32) -> Result<(), SandboxError> {
+pub fn make(sandbox: &Sandbox, spec: &Spec) -> Result<Option<Group>, SandboxError> {
     if spec.cgroup.disabled {
-        return Ok(());
+        return Ok(None);
     }
-    let store = sandbox.store();
-    let home = store.home();
-    let made = limits(spec).and_then(|limits| make(home, &sandbox.id, &limits, monitor));
+    let home = sandbox.store().home().to_owned();
+    let made = limits(spec).and_then(|limits| make_with(&home, &sandbox.id, &limits));
     match made {
-        Ok(()) => Ok(()),
-        Err(e) if spec.cgroup.needs_group() => Err(refused("cgroup", &e)),
-        Err(e) => {
-            log::info!("no cgroup: {e}");
-            let record = Record::None(e.to_string());
-            write(home, &sandbox.id, &record).map_err(|e| refused("cgroup", &e))
-        }
+        Ok(group) => Ok(Some(group)),
+        Err(e) => go_without(sandbox, spec, &e).map(|()| None),
     }
 }
 
-fn make(home: &Path, id: &Id, limits: &Limits, monitor: u32) -> Result<(), Error> {
+/// Puts a sandbox's monitor, the process `monitor`, there.
+///
+/// # Errors
+/// As [`make`].
+pub fn enter(
+    sandbox: &Sandbox,
+    spec: &Spec,
+    group: &Group,
+    monitor: u32,
+) -> Result<(), SandboxError> {
+    group.add(monitor).or_else(|e| {
+        // Nobody is in it.
+        let _ = group.remove();
+        go_without(sandbox, spec, &crate::cgroup::advise(e))
+    })
+}
+
+fn go_without(sandbox: &Sandbox, spec: &Spec, why: &Error) -> Result<(), SandboxError> {
+    if spec.cgroup.needs_group() {
+        return Err(refused("cgroup", why));
+    }
+    log::info!("no cgroup: {why}");
+    let record = Record::None(why.to_string());
+    write(sandbox.store().home(), &sandbox.id, &record).map_err(|e| refused("cgroup", &e))
+}
+
+fn make_with(home: &Path, id: &Id, limits: &Limits) -> Result<Group, Error> {
     if let Some(Record::Group(old)) = record(home, id) {
         // Of an earlier start. When its process still ends, it is taken over.
         let _ = old.remove();
@@ -112,7 +132,7 @@ fn make(home: &Path, id: &Id, limits: &Limits, monitor: u32) -> Result<(), Error
     // Before it is there: whoever tidies up finds it.
     write(home, id, &Record::Group(group.clone()))?;
     group.make(&host, limits).map_err(crate::cgroup::advise)?;
-    group.add(monitor).map_err(crate::cgroup::advise)
+    Ok(group)
 }
 
 fn write(home: &Path, id: &Id, record: &Record) -> Result<(), Error> {

@@ -16,7 +16,7 @@ const CHECK: &str = "confinement";
 
 /// Is that process: its child confines itself, and says how far it got.
 pub fn main() -> ExitCode {
-    match confine::fork(Mode::On) {
+    match confine::fork(Mode::On, None) {
         Ok(Forked::Child(birth)) => confined(birth),
         Ok(Forked::Parent(child)) => match child.wait() {
             Some(0) => ExitCode::SUCCESS,

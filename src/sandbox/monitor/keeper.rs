@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::session::failure;
 use super::{Refusal, note, remove_anonymous_volumes, vm};
+use crate::cgroup::Group;
 use crate::sandbox::control::{self, Attach, Request};
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::lock::FileLock;
@@ -146,15 +147,20 @@ pub fn keep(
         let reply = Reply::Failed(failure(&why.to_string()));
         Ok(Frame::json(FrameKind::Reply, &reply)?.write_to(&mut client)?)
     };
-    let (kept, signals) = match Kept::begin(id) {
+    let (near, far) = UnixStream::pair()?;
+    let (mut kept, signals) = match Kept::begin(id) {
         Ok(begun) => begun,
         Err(e) => return refuse(client, &e),
     };
-    let (near, far) = UnixStream::pair()?;
-    match confine::fork(kept.spec.confine) {
-        Err(e) => refuse(client, &e),
+    let group = kept.group.as_ref().and_then(Group::open);
+    match confine::fork(kept.spec.confine, group.as_ref().map(AsFd::as_fd)) {
+        Err(e) => {
+            kept.did_not_start(&failure(&e.to_string()));
+            kept.leave_group();
+            refuse(client, &e)
+        }
         Ok(Forked::Child(birth)) => {
-            drop((near, signals));
+            drop((near, signals, group));
             let mut keeper = Keeper(far);
             match control::reply(&mut keeper.0) {
                 Ok(_) => monitor(Start {
@@ -189,6 +195,8 @@ struct Kept {
     /// How it stood before it was started.
     before: State,
     state: State,
+    /// The monitor's control group, made.
+    group: Option<Group>,
 }
 
 impl Kept {
@@ -205,15 +213,24 @@ impl Kept {
         // They wait for the monitor until there is one.
         let signals = Signals::block(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
             .map_err(io("take signals for"))?;
-        let kept = Kept {
+        let mut kept = Kept {
             state: before.clone(),
             sandbox,
             spec,
             life,
             before,
+            group: None,
         };
         // Of a monitor that was killed with its keeper.
         kept.clean_up();
+        match cgroups::make(&kept.sandbox, &kept.spec) {
+            Ok(group) => kept.group = group,
+            Err(e) => {
+                kept.did_not_start(&failure(&e.to_string()));
+                kept.leave_group();
+                return Err(e);
+            }
+        }
         Ok((kept, signals))
     }
 
@@ -260,7 +277,10 @@ impl Kept {
             tap: bridged.then(|| network::tap_name(&self.sandbox.id)),
             ..State::created()
         })?;
-        cgroups::enter(&self.sandbox, &self.spec, pid)
+        let Some(group) = self.group.as_ref().filter(|_| !child.is_in_group()) else {
+            return Ok(());
+        };
+        cgroups::enter(&self.sandbox, &self.spec, group, pid)
             .inspect_err(|e| self.did_not_start(&failure(&e.to_string())))
     }
 
@@ -440,6 +460,7 @@ mod tests {
             life: Some(sandbox.lock_life().unwrap()),
             before: State::created(),
             state: State::created(),
+            group: None,
             sandbox,
         };
         kept.write(State {
