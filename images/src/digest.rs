@@ -27,12 +27,12 @@ impl Digest {
 
     /// The digits.
     pub fn hex(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.0)
     }
 
     /// The first 12 digits, as listings show them.
     pub fn short(&self) -> String {
-        self.0[..6].iter().map(|b| format!("{b:02x}")).collect()
+        hex(&self.0[..6])
     }
 
     /// The digest of 64 digits.
@@ -66,6 +66,16 @@ impl Digest {
             None => self,
         }
     }
+}
+
+/// Two digits for each byte. Every path into the store has a digest's, so that a
+/// start writes a dozen of them.
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let halves = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    halves
+        .map(|half| char::from(DIGITS[usize::from(half)]))
+        .collect()
 }
 
 impl fmt::Display for Digest {

@@ -10,6 +10,8 @@ use std::time::Duration;
 /// The largest state file that is read; real ones are a few KiB, an environment
 /// may make one larger.
 const MAX_SIZE: u64 = 16 << 20;
+/// What most of them fit into.
+const USUAL_SIZE: usize = 4 << 10;
 
 /// Makes a directory, and those above it, for this user alone.
 ///
@@ -91,7 +93,8 @@ pub fn read_open(file: &File) -> io::Result<Vec<u8>> {
 }
 
 fn bounded(from: impl Read) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    // Read at once: without room, it would be felt for by ever larger reads.
+    let mut bytes = Vec::with_capacity(USUAL_SIZE);
     from.take(MAX_SIZE + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > MAX_SIZE {
         true => Err(io::ErrorKind::FileTooLarge.into()),

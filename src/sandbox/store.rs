@@ -195,19 +195,22 @@ impl Sandbox {
     /// When the file cannot be read, or is of a newer drupe.
     pub fn spec(&self) -> Result<Spec, SandboxError> {
         let path = self.spec_path();
-        let value: serde_json::Value = read_json(self, &path)?;
-        let found = value.get("version").and_then(serde_json::Value::as_u64);
-        if let Some(found) = found.filter(|found| *found > VERSION.into()) {
-            return Err(SandboxError::Version {
-                path,
-                found: u32::try_from(found).unwrap_or(u32::MAX),
-                known: VERSION,
-            });
-        }
-        serde_json::from_value(value).map_err(|e| SandboxError::Corrupt {
-            path,
-            why: e.to_string(),
-        })
+        let bytes = read_bytes(self, &path)?;
+        serde_json::from_slice(&bytes)
+            .map_err(|e| e.to_string())
+            .and_then(|spec: Spec| match spec.version <= VERSION {
+                true => Ok(spec),
+                false => Err(String::new()),
+            })
+            .map_err(|why| match version(&bytes) {
+                // A newer drupe's: it may have anything in it.
+                Some(found) if found > VERSION.into() => SandboxError::Version {
+                    path,
+                    found: u32::try_from(found).unwrap_or(u32::MAX),
+                    known: VERSION,
+                },
+                _ => SandboxError::Corrupt { path, why },
+            })
     }
 
     /// Where it stands what it is: not in its directory, but out of reach of its
@@ -422,14 +425,23 @@ fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), SandboxE
         .map_err(|e| SandboxError::io("write", path, e))
 }
 
-fn read_json<T: DeserializeOwned>(sandbox: &Sandbox, path: &Path) -> Result<T, SandboxError> {
-    let bytes = match files::read(path) {
+/// Of a file's text, the version that it has; for one that is not read otherwise.
+fn version(bytes: &[u8]) -> Option<u64> {
+    let value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    value.get("version")?.as_u64()
+}
+
+fn read_bytes(sandbox: &Sandbox, path: &Path) -> Result<Vec<u8>, SandboxError> {
+    match files::read(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound && !sandbox.dir.is_dir() => {
-            return Err(SandboxError::Unknown(sandbox.id.short().to_owned()));
+            Err(SandboxError::Unknown(sandbox.id.short().to_owned()))
         }
-        bytes => bytes.map_err(|e| SandboxError::io("read", path, e))?,
-    };
-    serde_json::from_slice(&bytes).map_err(|e| SandboxError::Corrupt {
+        bytes => bytes.map_err(|e| SandboxError::io("read", path, e)),
+    }
+}
+
+fn read_json<T: DeserializeOwned>(sandbox: &Sandbox, path: &Path) -> Result<T, SandboxError> {
+    serde_json::from_slice(&read_bytes(sandbox, path)?).map_err(|e| SandboxError::Corrupt {
         path: path.to_owned(),
         why: e.to_string(),
     })

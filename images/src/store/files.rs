@@ -13,10 +13,12 @@ use crate::space::{IMAGE, KeepFree};
 /// The largest file that is read as a whole, in bytes: `names.json` with some
 /// 100,000 names.
 const MAX_FILE: u64 = 64 << 20;
+/// What most of them fit into, so that they are read at once.
+const USUAL_FILE: usize = 4 << 10;
 
 /// Reads a whole file.
 pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(USUAL_FILE);
     File::open(path)
         .and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes))
         .map_err(Error::store(path))?;
