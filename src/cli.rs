@@ -8,11 +8,12 @@ mod images;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
+use std::mem;
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use confine::Mode;
 use devices::spec::Object;
 use devices::virtio::blk::DiskSpec;
@@ -439,7 +440,23 @@ pub enum Parsed {
 /// [`CliError::Usage`], in one line.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, CliError> {
     let args: Vec<OsString> = args.into_iter().collect();
-    match Cli::try_parse_from(asked_for_help(&args)) {
+    let mut known = Cli::command();
+    let parsed = known
+        .try_get_matches_from_mut(asked_for_help(&args))
+        .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches))
+        .map_err(|e| e.format(&mut known));
+    if !matches!(
+        &parsed,
+        Ok(Cli {
+            command: Command::Boot(_),
+            ..
+        })
+    ) {
+        // Thousands of pieces of memory, and a process that soon ends. That of a
+        // machine stays.
+        mem::forget(known);
+    }
+    match parsed {
         Ok(cli) => Ok(Parsed::Run(Box::new(cli))),
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Ok(Parsed::Print(e.render().to_string()))
