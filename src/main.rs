@@ -19,6 +19,8 @@ use std::process::ExitCode;
 use cli::Parsed;
 
 fn main() -> ExitCode {
+    // Before there are threads.
+    vmm::one_heap();
     let mut args = std::env::args_os().skip(1);
     if args
         .next()

@@ -29,6 +29,7 @@ pub use control::{LimitsHandle, StopHandle};
 pub use error::{Error, KvmStep};
 pub use machine::{Machine, Remains};
 pub use outcome::{CpuReport, Outcome};
+pub use resident::one_heap;
 pub use usernet::Published;
 #[cfg(all(feature = "fuzzing", target_arch = "x86_64"))]
 pub use x86_64::fuzzing;
