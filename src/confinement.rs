@@ -121,10 +121,8 @@ fn plan(config: &VmConfig, entries: Vec<Entry>) -> Plan {
     if let Some(vsock) = &config.vsock {
         // Programs of the host make sockets there when they like.
         let directory = directory_of(&vsock.path);
-        let real = |path: &Path| fs::canonicalize(path).ok();
-        let mut others = plan.entries.iter();
         // A second mount of it could not be removed.
-        if !others.any(|entry| real(&entry.path) == real(&directory)) {
+        if !is_among(&plan.entries, &directory) {
             plan.entries.push(Entry::write(directory));
         }
     }
@@ -146,6 +144,17 @@ fn plan(config: &VmConfig, entries: Vec<Entry>) -> Plan {
         }
     }
     plan
+}
+
+/// Whether a directory is one of the entries, by whatever path.
+fn is_among(entries: &[Entry], directory: &Path) -> bool {
+    // To follow links takes a call for each part of each path.
+    if entries.iter().any(|entry| entry.path == *directory) {
+        return true;
+    }
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    let wanted = real(directory);
+    entries.iter().any(|entry| real(&entry.path) == wanted)
 }
 
 /// Warns when a socket cannot be removed at the end: confined, root may do no more
@@ -265,6 +274,19 @@ mod tests {
         ] {
             assert_eq!(root_may_write(uid, gid, mode), may, "{uid} {gid} {mode:o}");
         }
+    }
+
+    #[test]
+    fn a_directory_is_known_by_each_of_its_paths() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let entries = [Entry::write("/nonexistent"), Entry::write(&real)];
+        assert!(is_among(&entries, &real));
+        assert!(is_among(&entries, &link));
+        assert!(!is_among(&entries, dir.path()));
+        assert!(!is_among(&[], &real));
     }
 
     #[test]

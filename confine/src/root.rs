@@ -248,17 +248,24 @@ fn link(root: &OwnedFd, at: &Path, target: &Path) -> Result<(), Errno> {
     symlinkat(target, root, below(at)?)
 }
 
-/// Makes a directory in the new root, and those above it.
+/// Makes a directory in the new root, and those above it that are not there.
 fn make_directories(root: &OwnedFd, path: &Path) -> Result<(), Errno> {
-    let mut made = PathBuf::new();
-    for part in below(path)?.components() {
-        made.push(part);
-        match mkdirat(root, &made, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(e) => return Err(e),
-        }
+    let path = below(path)?;
+    if path.as_os_str().is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let make = || match mkdirat(root, path, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(e) => Err(e),
+    };
+    match (make(), path.parent()) {
+        // Most of them have a parent in common.
+        (Err(Errno::NOENT), Some(parent)) => {
+            make_directories(root, &Path::new("/").join(parent))?;
+            make()
+        }
+        (result, _) => result,
+    }
 }
 
 /// An absolute path without `..`, relative to a root.
