@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch, sock_filter,
-};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, sock_filter};
 
 use crate::filters::{self, Allow, When};
 use crate::{Failed, Role, trap};
@@ -15,15 +12,26 @@ const ARCH: TargetArch = TargetArch::x86_64;
 #[cfg(target_arch = "aarch64")]
 const ARCH: TargetArch = TargetArch::aarch64;
 
-/// `struct seccomp_data`: where the call's number stands.
+/// `struct seccomp_data`: where the call's number stands, and its arguments, of
+/// 64 bits each, the low half first.
 const NUMBER_OFFSET: u32 = 0;
+const ARGUMENTS_OFFSET: u32 = 16;
+
+const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
+const JUMP: u32 = libc::BPF_JMP | libc::BPF_JA;
+const JUMP_IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const JUMP_FROM: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 
 /// The filter of a role: what fails quietly, and the allow-list.
 ///
 /// To install one, the kernel tries it with each call that there is, and it
-/// translates it into machine code: both take longer than anything else here. So
-/// a call's number is found by halving, not one after the other. Only calls that
-/// depend on an argument go to a list behind that, which `seccompiler` makes.
+/// translates it into machine code, in several passes: both take longer than
+/// anything else here, and grow with the program. So a call's number is found by
+/// halving, not one after the other, and what is answered stands there once: the
+/// tree of numbers, the answers, and for each call that depends on its arguments
+/// what looks at them.
 pub struct Filter(BpfProgram);
 
 /// What becomes of a call.
@@ -35,9 +43,12 @@ enum Answer {
     Refuse,
     /// It ends the process.
     Trap,
-    /// That depends on its arguments.
-    Look,
+    /// That depends on its arguments: those of the call of this number.
+    Look(u32),
 }
+
+/// The answers that depend on nothing, as they stand behind the tree.
+const ANSWERS: [Answer; 3] = [Answer::Allow, Answer::Refuse, Answer::Trap];
 
 impl Filter {
     /// Compiles that of a role.
@@ -57,46 +68,58 @@ impl Filter {
     }
 
     fn compile(lists: &[&'static [Allow]]) -> Result<Self, Failed> {
-        let mut answers: BTreeMap<i64, Answer> = BTreeMap::new();
-        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+        let mut answers: BTreeMap<u32, Answer> = BTreeMap::new();
+        let mut rules: BTreeMap<u32, Vec<When>> = BTreeMap::new();
         for call in refused(lists) {
-            answers.insert(call, Answer::Refuse);
+            answers.insert(number(call)?, Answer::Refuse);
         }
         for (call, when) in lists.iter().copied().flatten() {
-            match condition(*when)? {
-                Some(rule) => {
-                    rules.entry(*call).or_default().push(rule);
-                    answers.entry(*call).or_insert(Answer::Look);
-                }
+            let call = number(*call)?;
+            match when {
                 // Allowed whatever its arguments, it has no need of its rules.
-                None => {
-                    answers.insert(*call, Answer::Allow);
+                When::Always => {
+                    answers.insert(call, Answer::Allow);
+                }
+                when => {
+                    rules.entry(call).or_default().push(*when);
+                    answers.entry(call).or_insert(Answer::Look(call));
                 }
             }
         }
-        rules.retain(|call, _| answers.get(call) == Some(&Answer::Look));
-        let failed = |e| Failed::new("compile a filter", e);
-        let compile = |rules| {
-            SeccompFilter::new(rules, SeccompAction::Trap, SeccompAction::Allow, ARCH)
-                .and_then(BpfProgram::try_from)
-                .map_err(failed)
-        };
-        // Without rules, what is left is a look at the architecture and an answer.
-        let mut program = compile(BTreeMap::new())?;
+        rules.retain(|call, _| answers.get(call) == Some(&Answer::Look(*call)));
+        let ranges = ranges(&answers);
+        // Without rules, what `seccompiler` makes is a look at the architecture and
+        // an answer.
+        let mut program = SeccompFilter::new(
+            BTreeMap::new(),
+            SeccompAction::Trap,
+            SeccompAction::Allow,
+            ARCH,
+        )
+        .and_then(BpfProgram::try_from)
+        .map_err(|e| Failed::new("compile a filter", e))?;
         program.pop();
-        program.push(instruction(
-            libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
-            NUMBER_OFFSET,
-        ));
-        let mut tree = tree(&ranges(&answers)?)?;
-        let len = tree.len();
-        for (at, jump) in tree.iter_mut().enumerate() {
-            if u32::from(jump.code) == LOOK {
-                jump.k = jump_length(len - at - 1)?;
-            }
+        program.push(instruction(LOAD, NUMBER_OFFSET));
+        let mut tree = Tree {
+            program,
+            answers_at: 0,
+            looks: Vec::new(),
+        };
+        tree.answers_at = tree.program.len() + tree_size(&ranges);
+        tree.grow(&ranges)?;
+        let Tree {
+            mut program, looks, ..
+        } = tree;
+        program.extend(ANSWERS.map(|answer| instruction(RETURN, value(answer))));
+        let mut looked: BTreeMap<u32, usize> = BTreeMap::new();
+        for (call, rules) in &rules {
+            looked.insert(*call, program.len());
+            look(&mut program, rules)?;
         }
-        program.extend(tree);
-        program.extend(compile(rules)?);
+        for (at, call) in looks {
+            let to = looked.get(&call).copied().unwrap_or_default();
+            program[at].k = distance(at, to)?;
+        }
         Ok(Filter(program))
     }
 
@@ -110,50 +133,187 @@ impl Filter {
     }
 }
 
+fn number(call: i64) -> Result<u32, Failed> {
+    u32::try_from(call).map_err(|e| Failed::new("compile a filter", e))
+}
+
+/// What the kernel is told.
+fn value(answer: Answer) -> u32 {
+    u32::from(match answer {
+        Answer::Allow => SeccompAction::Allow,
+        Answer::Refuse => SeccompAction::Errno(libc::ENOSYS as u32),
+        Answer::Trap | Answer::Look(_) => SeccompAction::Trap,
+    })
+}
+
 /// From which number on which answer holds, up to the next.
-fn ranges(answers: &BTreeMap<i64, Answer>) -> Result<Vec<(u32, Answer)>, Failed> {
+fn ranges(answers: &BTreeMap<u32, Answer>) -> Vec<(u32, Answer)> {
     let mut ranges = vec![(0, Answer::Trap)];
     for (call, answer) in answers {
-        let call = u32::try_from(*call).map_err(|e| Failed::new("compile a filter", e))?;
         // The end of the call before, if this is not the next one.
-        if ranges.last().is_some_and(|(start, _)| *start == call) {
+        if ranges.last().is_some_and(|(start, _)| start == call) {
             ranges.pop();
         }
         if ranges.last().is_none_or(|(_, before)| before != answer) {
-            ranges.push((call, *answer));
+            ranges.push((*call, *answer));
         }
         ranges.push((call + 1, Answer::Trap));
     }
-    Ok(ranges)
+    ranges
 }
 
-/// A jump out of the tree to what looks at arguments. There is no other jump of
-/// this kind in it.
-const LOOK: u32 = libc::BPF_JMP | libc::BPF_JA;
+/// The instructions of a tree: a choice between any two ranges, and a jump to what
+/// looks at arguments.
+fn tree_size(ranges: &[(u32, Answer)]) -> usize {
+    let looks = |(_, answer): &&(u32, Answer)| matches!(answer, Answer::Look(_));
+    ranges.len() - 1 + ranges.iter().filter(looks).count()
+}
 
-/// Looks for the range that the number is in, and answers.
-fn tree(ranges: &[(u32, Answer)]) -> Result<BpfProgram, Failed> {
-    let answer = |action| vec![instruction(libc::BPF_RET | libc::BPF_K, u32::from(action))];
-    if let [(_, one)] = ranges {
-        return Ok(match one {
-            Answer::Allow => answer(SeccompAction::Allow),
-            Answer::Refuse => answer(SeccompAction::Errno(libc::ENOSYS as u32)),
-            Answer::Trap => answer(SeccompAction::Trap),
-            Answer::Look => vec![instruction(LOOK, 0)],
-        });
+/// A program that looks for the range that a number is in.
+struct Tree {
+    program: BpfProgram,
+    /// Where [`ANSWERS`] will stand.
+    answers_at: usize,
+    /// Jumps that have no target yet, and whose arguments they want looked at.
+    looks: Vec<(usize, u32)>,
+}
+
+impl Tree {
+    /// Chooses between the halves; at least two ranges.
+    fn grow(&mut self, ranges: &[(u32, Answer)]) -> Result<(), Failed> {
+        let (low, high) = ranges.split_at(ranges.len() / 2);
+        let start = high.first().map_or(0, |(start, _)| *start);
+        let choice = self.program.len();
+        self.program.push(instruction(JUMP_FROM, start));
+        self.program[choice].jf = self.branch(choice, low)?;
+        self.program[choice].jt = self.branch(choice, high)?;
+        Ok(())
     }
-    let (low, high) = ranges.split_at(ranges.len() / 2);
-    let start = high.first().map_or(0, |(start, _)| *start);
-    let (low, high) = (tree(low)?, tree(high)?);
-    let mut choice = instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, start);
-    choice.jt = jump_length(low.len())?;
-    Ok([vec![choice], low, high].concat())
+
+    /// One half: the way to its answer, or a tree of its own.
+    fn branch(&mut self, choice: usize, ranges: &[(u32, Answer)]) -> Result<u8, Failed> {
+        let to = match ranges {
+            [(_, Answer::Look(call))] => {
+                self.looks.push((self.program.len(), *call));
+                self.program.push(instruction(JUMP, 0));
+                self.program.len() - 1
+            }
+            [(_, answer)] => {
+                let place = ANSWERS.iter().position(|one| one == answer);
+                self.answers_at + place.unwrap_or(ANSWERS.len() - 1)
+            }
+            ranges => {
+                let to = self.program.len();
+                self.grow(ranges)?;
+                to
+            }
+        };
+        distance(choice, to)
+    }
 }
 
-/// How many instructions are left out by a jump.
-fn jump_length<T: TryFrom<usize>>(instructions: usize) -> Result<T, Failed> {
-    T::try_from(instructions)
-        .map_err(|_| Failed::new("compile a filter", "its list is too long for a jump"))
+/// Looks at the arguments of a call, which is made when one of the rules holds.
+fn look(program: &mut BpfProgram, rules: &[When]) -> Result<(), Failed> {
+    let (allow, trap) = (value(Answer::Allow), value(Answer::Trap));
+    // Most ask for one of some values of the same argument: it is loaded once.
+    let mut of_one = rules.iter().map(|rule| match rule {
+        When::Is(argument, value) => Some((*argument, *value)),
+        _ => None,
+    });
+    let first = of_one.next().flatten().map(|(argument, _)| argument);
+    if let Some(argument) = first
+        && of_one.all(|rule| rule.is_some_and(|(other, _)| other == argument))
+    {
+        program.push(instruction(LOAD, offset(argument, Half::Low)));
+        let allowed = program.len() + rules.len() + 1;
+        for rule in rules {
+            if let When::Is(_, value) = rule {
+                let at = program.len();
+                program.push(instruction(JUMP_IF_EQUAL, *value as u32));
+                program[at].jt = distance(at, allowed)?;
+            }
+        }
+        program.push(instruction(RETURN, trap));
+        program.push(instruction(RETURN, allow));
+        return Ok(());
+    }
+    for rule in rules {
+        let tests = tests(*rule);
+        let steps = |test: &Test| 2 + usize::from(test.mask.is_some());
+        let next = program.len() + tests.iter().map(steps).sum::<usize>() + 1;
+        for test in tests {
+            program.push(instruction(LOAD, test.offset));
+            if let Some(mask) = test.mask {
+                program.push(instruction(AND, mask));
+            }
+            let at = program.len();
+            program.push(instruction(JUMP_IF_EQUAL, test.value));
+            program[at].jf = distance(at, next)?;
+        }
+        program.push(instruction(RETURN, allow));
+    }
+    program.push(instruction(RETURN, trap));
+    Ok(())
+}
+
+/// A look at one half of an argument.
+struct Test {
+    offset: u32,
+    mask: Option<u32>,
+    value: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Half {
+    Low,
+    High,
+}
+
+fn offset(argument: u8, half: Half) -> u32 {
+    let half = match half {
+        Half::Low => 0,
+        Half::High => 4,
+    };
+    ARGUMENTS_OFFSET + 8 * u32::from(argument) + half
+}
+
+/// What has to be so for a rule to hold.
+fn tests(rule: When) -> Vec<Test> {
+    let is = |argument, half, value| Test {
+        offset: offset(argument, half),
+        mask: None,
+        value,
+    };
+    let high = |value: u64| (value >> 32) as u32;
+    match rule {
+        When::Always => Vec::new(),
+        // Of 64 bits the kernel looks at 32 in these arguments, and the C library
+        // may leave anything in the others.
+        When::Is(argument, value) => vec![is(argument, Half::Low, value as u32)],
+        When::All(values) => values
+            .iter()
+            .map(|(argument, value)| is(*argument, Half::Low, *value as u32))
+            .collect(),
+        When::Without(argument, bits) => [(Half::Low, bits as u32), (Half::High, high(bits))]
+            .into_iter()
+            .filter(|(_, bits)| *bits != 0)
+            .map(|(half, bits)| Test {
+                mask: Some(bits),
+                ..is(argument, half, 0)
+            })
+            .collect(),
+        When::OwnProcess(argument) => vec![
+            is(argument, Half::Low, std::process::id()),
+            is(argument, Half::High, 0),
+        ],
+    }
+}
+
+/// How many instructions a jump leaves out.
+fn distance<T: TryFrom<usize>>(from: usize, to: usize) -> Result<T, Failed> {
+    to.checked_sub(from + 1)
+        .and_then(|between| T::try_from(between).ok())
+        .ok_or_else(|| Failed::new("compile a filter", "its list is too long for a jump"))
 }
 
 fn instruction(code: u32, k: u32) -> sock_filter {
@@ -170,41 +330,6 @@ fn refused(lists: &[&'static [Allow]]) -> Vec<i64> {
     let allowed = |call| lists.iter().copied().flatten().any(|(c, _)| c == call);
     let refused = filters::REFUSED.iter().filter(|call| !allowed(*call));
     refused.copied().collect()
-}
-
-fn condition(when: When) -> Result<Option<SeccompRule>, Failed> {
-    let equal = |argument, value| {
-        SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, value)
-    };
-    // Of 64 bits the kernel looks at 32 in these arguments, and the C library may
-    // leave anything in the others.
-    let half = |argument, value| {
-        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
-    };
-    let condition = match when {
-        When::Always => return Ok(None),
-        When::All(values) => {
-            let conditions = values
-                .iter()
-                .map(|(argument, value)| half(*argument, *value));
-            return conditions
-                .collect::<Result<_, _>>()
-                .and_then(SeccompRule::new)
-                .map(Some)
-                .map_err(|e| Failed::new("compile a condition", e));
-        }
-        When::Is(argument, value) => half(argument, value),
-        When::Without(argument, bits) => SeccompCondition::new(
-            argument,
-            SeccompCmpArgLen::Qword,
-            SeccompCmpOp::MaskedEq(bits),
-            0,
-        ),
-        When::OwnProcess(argument) => equal(argument, std::process::id().into()),
-    };
-    let rule = condition.and_then(|condition| SeccompRule::new(vec![condition]));
-    rule.map(Some)
-        .map_err(|e| Failed::new("compile a condition", e))
 }
 
 /// For tests: whether a role may make a call at all.
@@ -318,6 +443,20 @@ mod tests {
                 assert_eq!(other, u32::from(SeccompAction::KillProcess));
             }
         }
+    }
+
+    #[test]
+    fn programs_are_short_whatever_threads_start_late() {
+        let all = 1 << Role::LATE.len();
+        for chosen in 0..all {
+            let late = Role::LATE.iter().enumerate();
+            let late = late.filter(|(n, _)| chosen >> n & 1 == 1);
+            let late: Vec<Role> = late.map(|(_, role)| *role).collect();
+            let Filter(program) = Filter::of_spawner(&late).unwrap();
+            assert!(program.len() < 350, "{late:?}: {}", program.len());
+        }
+        let Filter(console) = Filter::of(Role::Console).unwrap();
+        assert!(console.len() < 120, "{}", console.len());
     }
 
     #[test]
