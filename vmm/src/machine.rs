@@ -169,7 +169,6 @@ impl Machine {
             fd,
             board: board.clone(),
         });
-        resident::give_back();
         Ok(Machine {
             vcpus: vcpus.collect(),
             events,
@@ -313,6 +312,8 @@ impl Machine {
             .map_err(Error::host("clone a descriptor"))?;
         self.events.add_subscriber(Box::new(EndEvents(end)));
         threads::enter(Role::EventLoop).map_err(Error::host("confine the event loop"))?;
+        // Not earlier: what is left to do would be mapped again.
+        resident::give_back();
         let _ = self.board.go.set(());
         Ok(())
     }
