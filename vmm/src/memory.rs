@@ -29,6 +29,11 @@ use crate::error::{Error, KvmStep};
 
 /// Of a huge page, in bytes: what a mapping has to be aligned to.
 const HUGE_PAGE: usize = 2 << 20;
+/// The least that is kept free in front of guest memory, in bytes. Whatever is
+/// mapped next comes right in front of it: a thread's stack of 2 MiB would then be
+/// a huge page, cleared for the sake of its last bytes. And who runs past the
+/// front of guest memory is stopped.
+const GUARD: usize = 64 << 10;
 /// What guest memory is called in `/proc/PID/maps`.
 const NAME: &std::ffi::CStr = c"guest-memory";
 
@@ -85,27 +90,25 @@ fn anonymous(pieces: &[(vm_memory::GuestAddress, usize)]) -> io::Result<Vec<Mmap
     const PROTECTION: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
     const FLAGS: libc::c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     let len: usize = pieces.iter().map(|(_, len)| len).sum();
-    // SAFETY: a new mapping at an address that the kernel chooses; the parts in
-    // front of its first huge page and behind its last byte are given back, which
-    // nobody knows of yet. The rest changes nobody's memory either.
+    // SAFETY: a new mapping at an address that the kernel chooses, of which nobody
+    // knows yet; what is in front of the first huge page behind the guard stays out
+    // of reach, and what is behind the last byte is given back. The rest changes
+    // nobody's memory either.
     let start = unsafe {
-        let whole = libc::mmap(
-            std::ptr::null_mut(),
-            len + HUGE_PAGE,
-            PROTECTION,
-            FLAGS,
-            -1,
-            0,
-        );
+        let size = GUARD + len + HUGE_PAGE;
+        let none = libc::PROT_NONE;
+        let whole = libc::mmap(std::ptr::null_mut(), size, none, FLAGS, -1, 0);
         if whole == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let front = (whole as usize).next_multiple_of(HUGE_PAGE) - whole as usize;
+        let front = (whole as usize + GUARD).next_multiple_of(HUGE_PAGE) - whole as usize;
         let start = whole.byte_add(front);
-        if front > 0 {
-            libc::munmap(whole, front);
+        if libc::mprotect(start, len, PROTECTION) != 0 {
+            let error = io::Error::last_os_error();
+            libc::munmap(whole, size);
+            return Err(error);
         }
-        libc::munmap(start.byte_add(len), HUGE_PAGE - front);
+        libc::munmap(start.byte_add(len), size - front - len);
         // A host without huge pages, or without names for mappings, will do. A
         // core dump of drupe is not to hold the secrets of its guest.
         libc::madvise(start, len, libc::MADV_HUGEPAGE);
@@ -234,6 +237,18 @@ mod tests {
             }
         }
         panic!("nothing is mapped at {address:#x}");
+    }
+
+    #[test]
+    fn nothing_is_reached_in_front_of_private_memory() {
+        let mem = allocate(ByteSize(4 << 20), MemoryBacking::Private).unwrap();
+        let at = mem.get_host_address(GuestAddress(0)).unwrap() as usize;
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let guard = |line: &&str| line.split([' ', '-']).nth(1) == Some(&format!("{at:x}"));
+        let line = maps.lines().find(guard).unwrap();
+        assert!(line.contains(" ---p "), "{line}");
+        let start = usize::from_str_radix(line.split('-').next().unwrap(), 16).unwrap();
+        assert!(at - start >= GUARD, "{line}");
     }
 
     #[test]
