@@ -440,6 +440,9 @@ pub enum Parsed {
 /// [`CliError::Usage`], in one line.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, CliError> {
     let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(cli) = run_alone(&args) {
+        return Ok(Parsed::Run(Box::new(cli)));
+    }
     let mut known = Cli::command();
     let parsed = known
         .try_get_matches_from_mut(asked_for_help(&args))
@@ -463,6 +466,23 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, CliErro
         }
         Err(e) => Err(CliError::Usage(usage_line(&e, &args))),
     }
+}
+
+/// A line of `drupe run`, read without the descriptions of the thirty other
+/// commands, which are put together for each start otherwise. None when there is
+/// anything about it: then all of them read it, and say what is wrong.
+fn run_alone(args: &[OsString]) -> Option<Cli> {
+    let line = args.get(1..)?;
+    line.first().filter(|word| *word == "run")?;
+    let known = clap::Command::new("run").arg(verbose_without_letter());
+    let mut known = run::RunArgs::augment_args(known);
+    let matches = known.try_get_matches_from_mut(line);
+    mem::forget(known);
+    let mut matches = matches.ok()?;
+    let verbose = matches.get_flag("verbose");
+    let run = run::RunArgs::from_arg_matches_mut(&mut matches).ok()?;
+    let command = Command::Run(Box::new(run));
+    Some(Cli { verbose, command })
 }
 
 /// `drupe help COMMAND` is `drupe COMMAND --help`. clap has such a command too,

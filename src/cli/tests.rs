@@ -54,6 +54,34 @@ fn the_letter_of_verbose_may_be_a_volumes() {
 }
 
 #[test]
+fn run_is_read_alone_as_among_all_commands() {
+    for line in [
+        "run image",
+        "run --rm --network none image true -x --rm",
+        "run --verbose -it -e A=b -v /a:/b --memory 1G -p 80:80 image -- sh -c x",
+        "run --name x --entrypoint= --stop-timeout 3 --read-only image",
+    ] {
+        let words = ["drupe"].into_iter().chain(line.split_whitespace());
+        let words: Vec<OsString> = words.map(OsString::from).collect();
+        let among = Cli::try_parse_from(&words).map(|cli| format!("{cli:?}"));
+        let alone = run_alone(&words).map(|cli| format!("{cli:?}"));
+        assert_eq!(alone, Some(among.unwrap()), "{line}");
+    }
+    for line in [
+        "run",
+        "run --help",
+        "run --nonsense x",
+        "-v run x",
+        "ps",
+        "",
+    ] {
+        let words = ["drupe"].into_iter().chain(line.split_whitespace());
+        let words: Vec<OsString> = words.map(OsString::from).collect();
+        assert!(run_alone(&words).is_none(), "{line}");
+    }
+}
+
+#[test]
 fn flags_alone_make_a_vm() {
     assert_eq!(boot("--kernel k").unwrap(), VmConfig::new("k"));
     let config = boot(

@@ -37,7 +37,9 @@ fn a_volume_says_itself_that_it_was_made_for_one_sandbox() {
 fn only_a_monitor_is_killed_in_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::at(dir.path().to_owned());
-    let sandbox = store.create(Id::random().unwrap(), spec(""), None).unwrap();
+    let sandbox = store
+        .create(Id::random().unwrap(), &mut spec(""), None)
+        .unwrap();
     let _life = sandbox.lock_life().unwrap();
     let start = |words: &[&str]| {
         let mut shell = std::process::Command::new("sh");
@@ -62,7 +64,7 @@ fn a_guest_that_does_not_come_up_is_explained_before_it_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::at(dir.path().to_owned());
     let sandbox = store
-        .create(Id::random().unwrap(), spec(""), Some("web"))
+        .create(Id::random().unwrap(), &mut spec(""), Some("web"))
         .unwrap();
     let failure = |message: &str| Failure {
         message: message.to_owned(),

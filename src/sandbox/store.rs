@@ -58,14 +58,14 @@ impl Store {
     }
 
     /// Makes the sandbox `id`. Its name is `name`, or made up; `spec.name` says
-    /// which.
+    /// which afterwards.
     ///
     /// # Errors
     /// A name in use, or the files'; nothing is left behind then.
     pub fn create(
         &self,
         id: Id,
-        mut spec: Spec,
+        spec: &mut Spec,
         name: Option<&str>,
     ) -> Result<Sandbox, SandboxError> {
         let parent = self.sandboxes();
@@ -77,7 +77,7 @@ impl Store {
             let locked = names.lock()?;
             spec.name = locked.take(name, &id)?;
             let sandbox = self.sandbox(id.clone());
-            let result = sandbox.write_spec(&spec).and_then(|()| {
+            let result = sandbox.write_spec(spec).and_then(|()| {
                 fs::rename(&new, &sandbox.dir)
                     .map_err(|e| SandboxError::io("make", &sandbox.dir, e))
             });

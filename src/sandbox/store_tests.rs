@@ -14,9 +14,11 @@ fn a_sandbox_is_found_by_identifier_name_and_prefix() {
     let (_dir, store) = store();
     assert!(store.list().unwrap().is_empty());
     let a = store
-        .create(Id::random().unwrap(), spec(""), Some("web"))
+        .create(Id::random().unwrap(), &mut spec(""), Some("web"))
         .unwrap();
-    let b = store.create(Id::random().unwrap(), spec(""), None).unwrap();
+    let b = store
+        .create(Id::random().unwrap(), &mut spec(""), None)
+        .unwrap();
     assert_eq!(store.list().unwrap().len(), 2);
     for reference in [a.id.as_str(), a.id.short(), "web"] {
         assert_eq!(store.find(reference).unwrap().id, a.id);
@@ -28,7 +30,9 @@ fn a_sandbox_is_found_by_identifier_name_and_prefix() {
     }
     // Sixteen beginnings for seventeen sandboxes.
     for _ in 0..15 {
-        store.create(Id::random().unwrap(), spec(""), None).unwrap();
+        store
+            .create(Id::random().unwrap(), &mut spec(""), None)
+            .unwrap();
     }
     let ambiguous = (0..16).filter(|digit| {
         matches!(
@@ -43,16 +47,16 @@ fn a_sandbox_is_found_by_identifier_name_and_prefix() {
 fn a_creation_that_fails_leaves_nothing() {
     let (_dir, store) = store();
     store
-        .create(Id::random().unwrap(), spec(""), Some("web"))
+        .create(Id::random().unwrap(), &mut spec(""), Some("web"))
         .unwrap();
     assert!(
         store
-            .create(Id::random().unwrap(), spec(""), Some("web"))
+            .create(Id::random().unwrap(), &mut spec(""), Some("web"))
             .is_err()
     );
     assert!(
         store
-            .create(Id::random().unwrap(), spec(""), Some("no name"))
+            .create(Id::random().unwrap(), &mut spec(""), Some("no name"))
             .is_err()
     );
     assert_eq!(fs::read_dir(store.sandboxes()).unwrap().count(), 1);
@@ -62,12 +66,12 @@ fn a_creation_that_fails_leaves_nothing() {
 fn a_name_is_free_after_its_sandbox() {
     let (_dir, store) = store();
     let a = store
-        .create(Id::random().unwrap(), spec(""), Some("web"))
+        .create(Id::random().unwrap(), &mut spec(""), Some("web"))
         .unwrap();
     a.rename("db").unwrap();
     assert_eq!(a.label(), "db");
     let b = store
-        .create(Id::random().unwrap(), spec(""), Some("web"))
+        .create(Id::random().unwrap(), &mut spec(""), Some("web"))
         .unwrap();
     assert!(matches!(
         b.rename("db"),
@@ -84,7 +88,9 @@ fn a_name_is_free_after_its_sandbox() {
 #[test]
 fn a_dead_monitor_is_noticed() {
     let (_dir, store) = store();
-    let sandbox = store.create(Id::random().unwrap(), spec(""), None).unwrap();
+    let sandbox = store
+        .create(Id::random().unwrap(), &mut spec(""), None)
+        .unwrap();
     let running = State {
         status: Status::Running,
         pid: Some(1),
@@ -110,7 +116,9 @@ fn a_dead_monitor_is_noticed() {
 #[test]
 fn newer_and_broken_files_are_refused() {
     let (_dir, store) = store();
-    let sandbox = store.create(Id::random().unwrap(), spec(""), None).unwrap();
+    let sandbox = store
+        .create(Id::random().unwrap(), &mut spec(""), None)
+        .unwrap();
     let path = sandbox.spec_path();
     fs::write(&path, r#"{"version": 2, "new": 1}"#).unwrap();
     assert!(matches!(
@@ -127,7 +135,7 @@ fn newer_and_broken_files_are_refused() {
 fn what_a_sandbox_is_cannot_be_changed_from_its_own_directory() {
     let (_dir, store) = store();
     let sandbox = store
-        .create(Id::random().unwrap(), spec(""), Some("web"))
+        .create(Id::random().unwrap(), &mut spec(""), Some("web"))
         .unwrap();
     let before = sandbox.spec().unwrap();
     let forged = Spec {
@@ -146,9 +154,9 @@ fn what_a_sandbox_is_cannot_be_changed_from_its_own_directory() {
     assert!(!sandbox.spec_path().exists());
     // A name that is taken.
     store
-        .create(Id::random().unwrap(), spec(""), Some("web"))
+        .create(Id::random().unwrap(), &mut spec(""), Some("web"))
         .unwrap();
-    let failed = store.create(Id::random().unwrap(), spec(""), Some("web"));
+    let failed = store.create(Id::random().unwrap(), &mut spec(""), Some("web"));
     assert!(failed.is_err());
     let kept = fs::read_dir(store.home().join("configs")).unwrap();
     assert_eq!(kept.count(), 1);
@@ -157,7 +165,9 @@ fn what_a_sandbox_is_cannot_be_changed_from_its_own_directory() {
 #[test]
 fn changes_are_made_one_after_the_other() {
     let (_dir, store) = store();
-    let sandbox = store.create(Id::random().unwrap(), spec(""), None).unwrap();
+    let sandbox = store
+        .create(Id::random().unwrap(), &mut spec(""), None)
+        .unwrap();
     std::thread::scope(|scope| {
         for n in 0..8 {
             let sandbox = &sandbox;

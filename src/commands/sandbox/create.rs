@@ -86,7 +86,7 @@ pub fn make(args: &SandboxArgs, detached: bool) -> Result<Sandbox, Failure> {
         made.process.stdin_once &= !detached;
         settle_paths(made)?;
         make_volumes(&store, made)?;
-        Ok(store.create(id.clone(), made.clone(), args.name.as_deref())?)
+        Ok(store.create(id.clone(), made, args.name.as_deref())?)
     });
     let sandbox = match made {
         Ok(sandbox) => sandbox,
@@ -101,8 +101,9 @@ pub fn make(args: &SandboxArgs, detached: bool) -> Result<Sandbox, Failure> {
     if let Some(file) = cid_file {
         file.keep(&id)?;
     }
-    let spec = sandbox.spec()?;
-    events::sandbox(&sandbox, &spec, "create", &[]);
+    if let Some(spec) = &spec {
+        events::sandbox(&sandbox, spec, "create", &[]);
+    }
     Ok(sandbox)
 }
 

@@ -293,7 +293,7 @@ mod tests {
         }];
         let store = Store::at(dir.path().to_owned());
         let sandbox = store
-            .create(Id::random().unwrap(), spec, Some("web"))
+            .create(Id::random().unwrap(), &mut spec, Some("web"))
             .unwrap();
         let spec = sandbox.spec().unwrap();
         let mut state = State::created();

@@ -172,7 +172,7 @@ mod tests {
         spec.labels.insert("tier".into(), "web".into());
         let store = Store::at(dir.path().to_owned());
         let sandbox = store
-            .create(Id::random().unwrap(), spec, Some("front"))
+            .create(Id::random().unwrap(), &mut spec, Some("front"))
             .unwrap();
         let spec = sandbox.spec().unwrap();
         let state = State::created().exited(3, false, None, Time::now());

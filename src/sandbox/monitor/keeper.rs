@@ -450,11 +450,12 @@ mod tests {
     fn starting(auto_remove: bool) -> (tempfile::TempDir, Kept) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::at(dir.path().join("home"));
-        let spec = Spec {
+        let mut spec = Spec {
             auto_remove,
             ..spec("")
         };
-        let sandbox = store.create(Id::random().unwrap(), spec, None).unwrap();
+        let id = Id::random().unwrap();
+        let sandbox = store.create(id, &mut spec, None).unwrap();
         let mut kept = Kept {
             spec: sandbox.spec().unwrap(),
             life: Some(sandbox.lock_life().unwrap()),
