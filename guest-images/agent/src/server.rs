@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use libc::{SIGKILL, SIGPIPE};
 use protocol::{
     Archive, Exit, Failure, Frame, FrameError, FrameKind, Process, Reply, Request, Setup,
 };
@@ -63,6 +64,37 @@ enum Main {
 struct Handle {
     pidfd: OwnedFd,
     terminal: Option<OwnedFd>,
+}
+
+impl Handle {
+    /// The kernel spares the first process of a namespace what ends any other one by
+    /// default: it would write for ever what nobody reads.
+    fn has_no_reader_and_would_not_notice(&self) -> bool {
+        let link = format!("/proc/self/fdinfo/{}", self.pidfd.as_raw_fd());
+        let info = fs::read_to_string(link).unwrap_or_default();
+        let Some(pid) = field(&info, "Pid:") else {
+            return false;
+        };
+        fs::read_to_string(format!("/proc/{pid}/status"))
+            .is_ok_and(|status| is_spared(&status, SIGPIPE))
+    }
+}
+
+/// A field of a file in /proc that has one in each line.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(value.trim())
+}
+
+/// Whether a process with this `/proc/PID/status` is the first of its namespace, and
+/// neither handles nor ignores a signal.
+fn is_spared(status: &str, signal: i32) -> bool {
+    let first = field(status, "NSpid:").and_then(|ids| ids.split_whitespace().last());
+    let has = |name| {
+        let set = field(status, name).and_then(|set| u64::from_str_radix(set, 16).ok());
+        set.is_none_or(|set| set & 1 << (signal - 1) != 0)
+    };
+    first == Some("1") && !has("SigIgn:") && !has("SigCgt:")
 }
 
 /// Serves the host for ever.
@@ -244,6 +276,10 @@ impl Server {
         }
         let Some(handle) = self.process(id)? else {
             return Ok(());
+        };
+        let signal = match signal {
+            SIGPIPE if handle.has_no_reader_and_would_not_notice() => SIGKILL,
+            signal => signal,
         };
         match sys::pidfd_send_signal(handle.pidfd.as_fd(), signal) {
             Err(Errno::SRCH) => Ok(()),
@@ -438,6 +474,24 @@ mod tests {
         let signal = |process, signal| ask(&server, &frame(&Request::Signal { process, signal }));
         assert_eq!(signal(1, 15), "there never was a process 1");
         assert_eq!(signal(1, 65), "65 is no signal");
+    }
+
+    #[test]
+    fn who_would_not_notice_a_signal_is_known() {
+        let status = |ids, ignored, caught| {
+            format!("Name:\tx\nNSpid:\t{ids}\nSigIgn:\t{ignored}\nSigCgt:\t{caught}\n")
+        };
+        let (none, pipe) = ("0000000000000000", "0000000000001000");
+        for (ids, ignored, caught, spared) in [
+            ("7\t1", none, none, true),
+            ("7\t1", pipe, none, false),
+            ("7\t1", none, pipe, false),
+            ("7\t2", none, none, false),
+        ] {
+            let status = status(ids, ignored, caught);
+            assert_eq!(is_spared(&status, SIGPIPE), spared, "{status}");
+        }
+        assert!(!is_spared("", SIGPIPE));
     }
 
     #[test]
