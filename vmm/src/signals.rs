@@ -130,9 +130,19 @@ impl Drop for StopSignals {
 
 extern "C" fn nothing(_: c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
-/// Makes the signal that [`join_threads`] sends do no more than interrupt.
+/// Makes the signal that [`join_threads`] sends do no more than interrupt this thread
+/// and those that it starts from now on, whatever who started the process has
+/// blocked.
 pub(crate) fn install_kick() -> Result<(), vmm_sys_util::errno::Error> {
-    register_signal_handler(SIGRTMIN(), nothing)
+    register_signal_handler(SIGRTMIN(), nothing)?;
+    // SAFETY: the set is filled in before it is used, and is this thread's.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, SIGRTMIN());
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+    }
+    Ok(())
 }
 
 /// Calls threads out of the guest, or out of whatever else they wait in, and

@@ -433,10 +433,14 @@ fn watch_signals(signals: Signals, session: Arc<Session>) {
                 session.end_by_force();
                 continue;
             }
-            let session = session.clone();
-            let _ = thread::Builder::new()
+            let stopped = session.clone();
+            let stop = thread::Builder::new()
                 .name("stop".to_owned())
-                .spawn(move || session.stop(None, None));
+                .spawn(move || stopped.stop(None, None));
+            if stop.is_err() {
+                // It cannot be asked then.
+                session.end_by_force();
+            }
         }
     };
     // Without a thread, signals wait until the sandbox ends by itself.
