@@ -27,7 +27,11 @@ pub fn table<const N: usize>(
     let line = |row: &[String; N]| {
         let cells = row.iter().zip(&widths);
         let text: String = cells
-            .map(|(cell, width)| format!("{cell:width$}  "))
+            .map(|(cell, width)| {
+                // Not by a width of format!, which has 16 bits.
+                let rest = width.saturating_sub(cell.chars().count());
+                format!("{cell}{}  ", " ".repeat(rest))
+            })
             .collect();
         format!("{}\n", text.trim_end())
     };
@@ -61,6 +65,11 @@ mod tests {
             ["long".to_owned(), String::new()],
         ];
         assert_eq!(table(["X", "Y"], rows), "X     Y\na     b\nlong\n");
+        // A command line may be longer than a width of format! can be.
+        let long = "x".repeat(70_000);
+        let rows = [["a".to_owned(), long.clone()], [long, "b".to_owned()]];
+        let lines = table(["X", "Y"], rows);
+        assert!(lines.lines().all(|line| line.chars().count() > 70_001));
     }
 
     #[test]
