@@ -23,8 +23,14 @@ pub fn enter(plan: &Plan, report: &mut Report) -> bool {
     let privileged = born_into.is_none() && process::is_privileged();
     // Before there is a root in which it is not.
     let own = own_proc();
+    let mut without = None;
     if !privileged {
         let user = born_into.unwrap_or_else(|| enter_user(&own));
+        // The others would be refused for reasons that are not theirs.
+        without = user.as_ref().err().map(|_| {
+            let why = "an ordinary user has none without a user namespace";
+            Failed::new("enter a namespace", why)
+        });
         report.note(Layer::User, user);
     }
     if let Some(birth) = &plan.birth {
@@ -35,10 +41,13 @@ pub fn enter(plan: &Plan, report: &mut Report) -> bool {
         (Layer::Uts, UnshareFlags::NEWUTS),
         (Layer::Cgroup, UnshareFlags::NEWCGROUP),
     ] {
-        report.note(layer, unshare(flags));
+        let entered = without.clone().map_or_else(|| unshare(flags), Err);
+        report.note(layer, entered);
     }
     let held = root::hold(plan);
-    let made = unshare(UnshareFlags::NEWNS).and_then(|()| root::enter(plan));
+    let made = without
+        .map_or_else(|| unshare(UnshareFlags::NEWNS), Err)
+        .and_then(|()| root::enter(plan));
     if privileged {
         let user = match plan.owners {
             true => Err(Failed::new(

@@ -126,7 +126,7 @@ impl Host {
         for (name, bad, good, what) in settings {
             let path = format!("proc/sys/{}", name.replacen('.', "/", 1));
             if self.number(&path) == Some(bad) {
-                let detail = format!("{what}: no confinement without root");
+                let detail = format!("{what}: without root no namespaces, and no empty root");
                 let fix = format!("as root: sysctl {name}={good}");
                 return Check::bad("user-namespaces", Status::Warn, detail, fix);
             }
@@ -135,7 +135,7 @@ impl Host {
             return Check::bad(
                 "user-namespaces",
                 Status::Warn,
-                "the kernel has none: no confinement without root",
+                "the kernel has none: without root no namespaces, and no empty root",
                 "use a kernel with CONFIG_USER_NS",
             );
         }
