@@ -49,7 +49,7 @@ pub enum Error {
         why: String,
     },
     /// A file.
-    #[error("cgroup: cannot {what} {path}: {source}")]
+    #[error("cannot {what} {path}: {source}")]
     Io {
         /// What was tried.
         what: &'static str,

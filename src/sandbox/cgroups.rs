@@ -115,7 +115,10 @@ pub fn enter(
 
 fn go_without(sandbox: &Sandbox, spec: &Spec, why: &Error) -> Result<(), SandboxError> {
     if spec.cgroup.needs_group() {
-        return Err(refused("cgroup", why));
+        return Err(SandboxError::Refused(format!(
+            "cgroup: {why}: or do without what needs one: a part of a processor (--cpus 1.5, \
+             --cpu-quota), --cpu-shares, --blkio-weight, --device-..."
+        )));
     }
     log::info!("no cgroup: {why}");
     let record = Record::None(why.to_string());

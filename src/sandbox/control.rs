@@ -3,13 +3,23 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use devices::virtio::DeviceLimits;
 use protocol::{Exit, Failure, Frame, FrameError, FrameKind, Reply, WindowSize};
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use serde::{Deserialize, Serialize};
 
 use super::error::SandboxError;
+use super::frames;
 use super::store::{Sandbox, socket_path};
+
+/// How long a monitor may take to take a connection, and how often it is tried.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+const CONNECT_PAUSE: Duration = Duration::from_millis(20);
 
 /// The socket's name.
 pub const SOCKET: &str = "control.sock";
@@ -64,7 +74,7 @@ pub fn connect(sandbox: &Sandbox, request: &Request) -> Result<UnixStream, Sandb
         name: sandbox.label(),
         why: e.to_string(),
     };
-    let mut stream = match UnixStream::connect(socket_path(&dir, SOCKET)) {
+    let mut stream = match dial(&socket_path(&dir, SOCKET), CONNECT_PATIENCE) {
         Ok(stream) => stream,
         Err(e)
             if matches!(
@@ -77,6 +87,25 @@ pub fn connect(sandbox: &Sandbox, request: &Request) -> Result<UnixStream, Sandb
         Err(e) => return Err(silent(e.into())),
     };
     send(&mut stream, request).map_err(silent)?;
+    Ok(stream)
+}
+
+/// Connects with a socket whose owner may have stopped to take connections.
+fn dial(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let end = Instant::now() + patience;
+    while let Err(e) = net::connect(&socket, &address) {
+        match e {
+            Errno::INTR => {}
+            Errno::AGAIN if Instant::now() < end => thread::sleep(CONNECT_PAUSE),
+            Errno::AGAIN => return Err(io::Error::other("it takes no connections")),
+            e => return Err(e.into()),
+        }
+    }
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
     Ok(stream)
 }
 
@@ -93,7 +122,7 @@ pub fn send(stream: &mut UnixStream, request: &Request) -> Result<(), FrameError
 /// # Errors
 /// [`Failure`] when the monitor says no, or has gone.
 pub fn reply(stream: &mut UnixStream) -> Result<Reply, Failure> {
-    match Frame::read_from(stream) {
+    match frames::read_one(stream) {
         Ok(Some(frame)) => match frame.parse(FrameKind::Reply) {
             Ok(Reply::Failed(failure)) => Err(failure),
             Ok(reply) => Ok(reply),
@@ -104,13 +133,21 @@ pub fn reply(stream: &mut UnixStream) -> Result<Reply, Failure> {
     }
 }
 
-/// Waits for the end of a sandbox on a connection that asked for it.
+/// Waits for the end of a sandbox on a connection that asked for it, until a certain
+/// time if there is one.
 ///
 /// # Errors
-/// [`Failure`] when the monitor ends without a word.
-pub fn wait_for_exit(stream: &mut UnixStream) -> Result<Exit, Failure> {
+/// [`Failure`] when the monitor ends without a word, or is late.
+pub fn wait_for_exit(stream: &UnixStream, end: Option<Instant>) -> Result<Exit, Failure> {
     loop {
-        match Frame::read_from(stream) {
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(lost("it does not end"));
+        }
+        stream
+            .set_read_timeout(left)
+            .map_err(|e| lost(&e.to_string()))?;
+        match frames::read_one(stream) {
             Ok(Some(frame)) if frame.kind == FrameKind::Exit => {
                 return frame
                     .parse(FrameKind::Exit)
@@ -140,4 +177,40 @@ pub fn lost(why: &str) -> Failure {
 /// Whether a failure is one of [`lost`].
 pub fn is_lost(failure: &Failure) -> bool {
     failure.message.starts_with(LOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(300);
+
+    #[test]
+    fn a_monitor_that_talks_without_end_is_not_waited_for() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let talk = thread::spawn(move || {
+            let frame = Frame::new(FrameKind::Stdout, *b"still here");
+            while frame.write_to(&mut &far).is_ok() {}
+        });
+        let late = wait_for_exit(&near, Some(Instant::now() + SHORT)).unwrap_err();
+        assert!(is_lost(&late) && late.message.contains("does not end"));
+        drop(near);
+        talk.join().unwrap();
+        // Nor one that says nothing.
+        let (near, _far) = UnixStream::pair().unwrap();
+        assert!(wait_for_exit(&near, Some(Instant::now() + SHORT)).is_err());
+    }
+
+    #[test]
+    fn a_monitor_that_takes_no_connections_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let first = dial(&path, SHORT).unwrap();
+        net::listen(&listener, 0).unwrap();
+        assert!(dial(&path, SHORT).is_err());
+        // With room it goes on.
+        drop((listener.accept().unwrap(), first));
+        assert!(dial(&path, SHORT).is_ok());
+    }
 }

@@ -50,6 +50,19 @@ pub fn sweep(directory: &Path) -> Vec<String> {
     abandoned.collect()
 }
 
+/// The names in a directory of what has not changed for so long that whoever made it
+/// is not at it any more.
+pub fn abandoned(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let old = entries.filter(|entry| {
+        let changed = entry.metadata().and_then(|metadata| metadata.modified());
+        let age = changed.ok().and_then(|changed| changed.elapsed().ok());
+        age.is_some_and(|age| age > ABANDONED)
+    });
+    old.filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}
+
 /// Puts `bytes` in the place of a file: readers see the old ones or the new ones.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use std::path::Path;
 /// A lock that is held as long as this lives.
 #[derive(Debug)]
 pub struct FileLock {
-    file: File,
+    _file: File,
 }
 
 /// How a lock is held.
@@ -45,7 +45,7 @@ impl FileLock {
                 return Err(e);
             }
         }
-        Ok(FileLock { file })
+        Ok(FileLock { _file: file })
     }
 
     /// Takes the lock unless somebody has it.
@@ -55,18 +55,10 @@ impl FileLock {
     pub fn try_take(path: &Path, kind: Kind) -> io::Result<Option<Self>> {
         let file = open(path)?;
         match request(&file, libc::F_OFD_SETLK, kind.number()) {
-            Ok(_) => Ok(Some(FileLock { file })),
+            Ok(_) => Ok(Some(FileLock { _file: file })),
             Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(None),
             Err(e) => Err(e),
         }
-    }
-
-    /// Lets go of it also for children of this process, which hold it with it.
-    ///
-    /// # Errors
-    /// The system call's.
-    pub fn release(self) -> io::Result<()> {
-        request(&self.file, libc::F_OFD_SETLK, libc::F_UNLCK).map(drop)
     }
 }
 

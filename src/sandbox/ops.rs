@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,8 @@ use crate::output;
 /// How long a monitor may take for an end, beyond the time that the process has:
 /// a guest writes out what it has.
 const END_PATIENCE: Duration = Duration::from_secs(150);
+/// How long a monitor may take for a short answer: it asks the guest.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a process of the host takes to die.
 const DEATH_PATIENCE: Duration = Duration::from_secs(10);
 /// How much of a guest's console is shown when it did not come up, in lines.
@@ -39,6 +41,8 @@ struct Monitor {
     log: Option<File>,
     /// Its keeper, as long as it is this one's child and may still be booting.
     booting: Option<(Pid, AtomicBool)>,
+    /// The signal that ended the boot, or 0.
+    interrupted: AtomicI32,
 }
 
 impl Monitor {
@@ -60,6 +64,17 @@ impl Monitor {
     }
 }
 
+/// What becomes of a start that a signal ended.
+fn interrupted(signal: i32) -> Failure {
+    Failure {
+        message: format!(
+            "{} before the command had begun",
+            super::signals::name(signal)
+        ),
+        status: 128u8.saturating_add(u8::try_from(signal).unwrap_or_default()),
+    }
+}
+
 impl Remote for Monitor {
     fn signal(&self, signal: i32) -> Result<(), String> {
         if let Some((pid, started)) = &self.booting
@@ -68,7 +83,10 @@ impl Remote for Monitor {
             // There is no process yet that could have it: it is for the boot.
             return match signal {
                 libc::SIGUSR1 | libc::SIGUSR2 | libc::SIGALRM => Ok(()),
-                _ => rustix::process::kill_process(*pid, Signal::TERM).map_err(|e| e.to_string()),
+                _ => {
+                    self.interrupted.store(signal, Ordering::SeqCst);
+                    rustix::process::kill_process(*pid, Signal::TERM).map_err(|e| e.to_string())
+                }
             };
         }
         ask(&self.sandbox, &Request::Signal(signal)).map_err(|e| e.to_string())
@@ -83,6 +101,9 @@ impl Remote for Monitor {
 /// Asks a monitor something with a short answer.
 fn ask(sandbox: &Sandbox, request: &Request) -> Result<(), SandboxError> {
     let mut stream = control::connect(sandbox, request)?;
+    stream
+        .set_read_timeout(Some(ANSWER_PATIENCE))
+        .map_err(|e| SandboxError::io("ask", sandbox.dir(), e))?;
     match control::reply(&mut stream) {
         Ok(_) => Ok(()),
         Err(failure) => Err(SandboxError::Refused(failure.message)),
@@ -139,6 +160,7 @@ pub fn start(sandbox: &Sandbox, options: Option<&Options>) -> Result<Option<End>
     let remote = Arc::new(Monitor {
         sandbox: sandbox.clone(),
         log: Some(log),
+        interrupted: AtomicI32::new(0),
         booting: i32::try_from(child.id())
             .ok()
             .and_then(Pid::from_raw)
@@ -148,7 +170,10 @@ pub fn start(sandbox: &Sandbox, options: Option<&Options>) -> Result<Option<End>
     if let Err(failure) = control::reply(&mut stream) {
         // It has nothing more to do, and its locks go with it.
         let _ = child.wait();
-        let failure = remote.explain(failure);
+        let failure = match remote.interrupted.load(Ordering::SeqCst) {
+            0 => remote.explain(failure),
+            signal => interrupted(signal),
+        };
         let removed = sandbox.spec().is_ok_and(|spec| spec.auto_remove);
         let (failure, said) = not_up(sandbox, removed, failure);
         for line in said {
@@ -203,6 +228,10 @@ fn not_up(sandbox: &Sandbox, removed: bool, failure: Failure) -> (Failure, Vec<S
 
 /// Removes a sandbox that was not started and is not to be kept.
 fn give_up(sandbox: &Sandbox, changes: &FileLock) -> Result<(), SandboxError> {
+    // Its keeper may have been killed: it has ended, and nobody else starts it.
+    if sandbox.settle(changes).is_ok() && !sandbox.has_monitor()? {
+        cgroups::discard(sandbox);
+    }
     if let Ok(spec) = sandbox.spec()
         && spec.auto_remove
     {
@@ -232,6 +261,7 @@ pub fn attach(sandbox: &Sandbox, options: &Options) -> Result<Option<End>, Start
     let remote = Arc::new(Monitor {
         sandbox: sandbox.clone(),
         log: File::open(sandbox.path(monitor::LOG)).ok(),
+        interrupted: AtomicI32::new(0),
         booting: None,
     });
     attach::proxy_signals(signals, remote.clone());
@@ -321,14 +351,11 @@ pub fn stop(
     let seconds = timeout.or_else(|| spec.as_ref().map(|s| s.stop_timeout).ok());
     let patience = Duration::from_secs(seconds.unwrap_or_default().into()) + END_PATIENCE;
     let ended = match control::connect(sandbox, &Request::Stop { signal, timeout }) {
-        Ok(mut stream) => stream
-            .set_read_timeout(Some(patience))
-            .map_err(|e| e.to_string())
-            .and_then(|()| match control::wait_for_exit(&mut stream) {
-                // It ended without its process: that is an end too.
-                Err(failure) if sandbox.has_monitor().unwrap_or(false) => Err(failure.message),
-                _ => Ok(()),
-            }),
+        Ok(stream) => match control::wait_for_exit(&stream, Some(Instant::now() + patience)) {
+            // It ended without its process: that is an end too.
+            Err(failure) if sandbox.has_monitor().unwrap_or(false) => Err(failure.message),
+            _ => Ok(()),
+        },
         // It boots, or has just ended.
         Err(SandboxError::NotRunning(_)) => terminate(sandbox, &state, Signal::TERM, patience),
         Err(e) => Err(e.to_string()),
@@ -369,7 +396,12 @@ fn terminate(
                 "its state names process {pid}, which is not its monitor: that is left alone"
             ));
         }
+        let keeper = parent_of(pid).filter(|keeper| is_monitor(*keeper, sandbox));
         rustix::process::kill_process(pid, signal).map_err(|e| e.to_string())?;
+        // Stopped, neither could end.
+        for stopped in [Some(pid), keeper].into_iter().flatten() {
+            let _ = rustix::process::kill_process(stopped, Signal::CONT);
+        }
     }
     let end = Instant::now() + patience;
     while !gone() {
@@ -379,6 +411,14 @@ fn terminate(
         thread::sleep(TICK);
     }
     Ok(())
+}
+
+/// Who has started a process.
+fn parent_of(pid: Pid) -> Option<Pid> {
+    let path = format!("/proc/{}/status", pid.as_raw_nonzero());
+    let status = std::fs::read_to_string(path).ok()?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    Pid::from_raw(parent.trim().parse().ok()?)
 }
 
 /// Whether a process is the monitor of this sandbox, by the words that it was
@@ -405,7 +445,7 @@ pub fn wait(sandbox: &Sandbox) -> Result<u8, SandboxError> {
             Status::Starting => thread::sleep(10 * TICK),
             Status::Exited => return Ok(state.exit_code.unwrap_or(LOST)),
             Status::Running => match control::connect(sandbox, &Request::Wait) {
-                Ok(mut stream) => match control::wait_for_exit(&mut stream) {
+                Ok(stream) => match control::wait_for_exit(&stream, None) {
                     Ok(Exit { status, .. }) => return Ok(status),
                     Err(_) if sandbox.dir().is_dir() => {}
                     Err(_) => return Ok(LOST),
@@ -477,10 +517,11 @@ pub fn list(store: &Store) -> Result<Vec<(Sandbox, Spec, State)>, SandboxError> 
         let read = sandbox.spec().and_then(|spec| Ok((spec, sandbox.state()?)));
         match read {
             Ok((spec, state)) if super::store::is_left_over(&spec, &state) => {
-                if !sandbox.has_monitor()?
-                    && let Some(changes) = sandbox.try_lock_changes()?
+                if let Ok(Some(changes)) = sandbox.try_lock_changes()
+                    && sandbox.has_monitor().is_ok_and(|has| !has)
                     && sandbox.remove(&changes).is_ok()
                 {
+                    events::sandbox(&sandbox, &spec, "destroy", &[]);
                     monitor::remove_anonymous_volumes(store.home(), &spec);
                 }
             }

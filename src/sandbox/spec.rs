@@ -1,5 +1,5 @@
 //! A sandbox as plain data: all that its monitor needs to make it, settled when
-//! it is created. `configs/ID` in drupe's directory.
+//! it is created. `configs/ID/config.json` in drupe's directory.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

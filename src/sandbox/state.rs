@@ -1,5 +1,5 @@
-//! How a sandbox stands: `state.json` in its directory. Its creator writes it
-//! once, then its monitor, and, when that died on the way, whoever finds out.
+//! How a sandbox stands: `configs/ID/state.json`. Its creator writes it once, then
+//! its keeper, and, when that died on the way, whoever finds out.
 
 use serde::{Deserialize, Serialize};
 

@@ -71,27 +71,29 @@ impl Store {
         let parent = self.sandboxes();
         let new = files::unfinished(&parent, id.as_str());
         files::private_dir(&new).map_err(|e| SandboxError::io("make", &new, e))?;
+        let sandbox = self.sandbox(id);
         let finished = (|| {
-            write_json(&new.join("state.json"), &State::created())?;
+            let kept = sandbox.kept("");
+            files::private_dir(&kept).map_err(|e| SandboxError::io("make", &kept, e))?;
+            sandbox.write_state(&State::created())?;
             let names = self.names();
             let locked = names.lock()?;
-            spec.name = locked.take(name, &id)?;
-            let sandbox = self.sandbox(id.clone());
+            spec.name = locked.take(name, &sandbox.id)?;
             let result = sandbox.write_spec(spec).and_then(|()| {
                 fs::rename(&new, &sandbox.dir)
                     .map_err(|e| SandboxError::io("make", &sandbox.dir, e))
             });
             if result.is_err() {
-                sandbox.forget_spec();
-                locked.free(&spec.name, &id);
+                locked.free(&spec.name, &sandbox.id);
             }
-            result.map(|()| sandbox)
+            result
         })();
         if finished.is_err() {
             // Whatever stays is nobody's sandbox.
             let _ = fs::remove_dir_all(&new);
+            sandbox.forget();
         }
-        finished
+        finished.map(|()| sandbox)
     }
 
     /// The sandbox of this identifier, this name, or whose identifier alone
@@ -130,9 +132,20 @@ impl Store {
         for name in files::sweep(&self.sandboxes()) {
             let Ok(id) = name.parse() else { continue };
             let sandbox = self.sandbox(id);
-            if !sandbox.dir.exists() {
-                sandbox.forget_spec();
+            if sandbox.dir.try_exists().is_ok_and(|there| !there) {
+                sandbox.forget();
                 super::images::release(&self.home, &sandbox.id);
+            }
+        }
+        // What was there before the directory was.
+        for directory in ["configs", "images/holds"] {
+            for name in files::abandoned(&self.home.join(directory)) {
+                let Ok(id) = name.parse() else { continue };
+                let sandbox = self.sandbox(id);
+                if sandbox.dir.try_exists().is_ok_and(|there| !there) {
+                    sandbox.forget();
+                    super::images::release(&self.home, &sandbox.id);
+                }
             }
         }
     }
@@ -194,7 +207,7 @@ impl Sandbox {
     /// # Errors
     /// When the file cannot be read, or is of a newer drupe.
     pub fn spec(&self) -> Result<Spec, SandboxError> {
-        let path = self.spec_path();
+        let path = self.kept("config.json");
         let bytes = read_bytes(self, &path)?;
         serde_json::from_slice(&bytes)
             .map_err(|e| e.to_string())
@@ -213,11 +226,12 @@ impl Sandbox {
             })
     }
 
-    /// Where it stands what it is: not in its directory, but out of reach of its
-    /// monitor. One that has been taken over can write there what it likes, and
-    /// would have the host's files shared at the next start.
-    fn spec_path(&self) -> PathBuf {
-        self.home.join("configs").join(self.id.as_str())
+    /// Where it stands what it is and how, and its locks: not in its directory, but
+    /// out of reach of its monitor. One that has been taken over can write there what
+    /// it likes: it would have the host's files shared at the next start, or live on
+    /// behind a state that says that it has ended.
+    fn kept(&self, file: &str) -> PathBuf {
+        self.home.join("configs").join(self.id.as_str()).join(file)
     }
 
     /// Writes what it is. The caller has the lock on changes.
@@ -225,16 +239,12 @@ impl Sandbox {
     /// # Errors
     /// The file's.
     pub fn write_spec(&self, spec: &Spec) -> Result<(), SandboxError> {
-        let path = self.spec_path();
-        if let Some(directory) = path.parent() {
-            files::private_dir(directory).map_err(|e| SandboxError::io("make", directory, e))?;
-        }
-        write_json(&path, spec)
+        write_json(&self.kept("config.json"), spec)
     }
 
-    fn forget_spec(&self) {
-        // Most of the time there is one.
-        let _ = fs::remove_file(self.spec_path());
+    fn forget(&self) {
+        // It may not be there.
+        let _ = fs::remove_dir_all(self.kept(""));
     }
 
     /// The name by which messages call it: its own if that can be read.
@@ -249,7 +259,7 @@ impl Sandbox {
     /// # Errors
     /// The file's.
     pub fn state(&self) -> Result<State, SandboxError> {
-        let path = self.path("state.json");
+        let path = self.kept("state.json");
         let state: State = read_json(self, &path)?;
         if !state.status.is_live() || self.has_monitor()? {
             return Ok(state);
@@ -259,11 +269,29 @@ impl Sandbox {
         if !state.status.is_live() {
             return Ok(state);
         }
-        let ended = self.lost(&state, last_sign(&self.dir));
-        if let Some(lock) = self.try_lock_changes()? {
-            self.write_state(&ended)?;
-            super::network::remove_tap(state.tap.as_deref(), &self.id);
-            drop(lock);
+        match self.try_lock_changes()? {
+            Some(changes) => self.settle(&changes),
+            None => Ok(self.lost(&state, Time::now())),
+        }
+    }
+
+    /// Puts right what a monitor and its keeper left that died with the work half
+    /// done, if they did. The caller has the lock on changes, and there is none of
+    /// them any more.
+    ///
+    /// # Errors
+    /// The file's.
+    pub fn settle(&self, _changes: &FileLock) -> Result<State, SandboxError> {
+        let state: State = read_json(self, &self.kept("state.json"))?;
+        if !state.status.is_live() {
+            return Ok(state);
+        }
+        super::network::remove_tap(state.tap.as_deref(), &self.id);
+        let ended = self.lost(&state, Time::now());
+        self.write_state(&ended)?;
+        if let Ok(spec) = self.spec() {
+            let code = ("exitCode", LOST.to_string());
+            super::events::sandbox(self, &spec, "die", &[code]);
         }
         Ok(ended)
     }
@@ -295,24 +323,24 @@ impl Sandbox {
     /// # Errors
     /// The file's.
     pub fn write_state(&self, state: &State) -> Result<(), SandboxError> {
-        write_json(&self.path("state.json"), state)
+        write_json(&self.kept("state.json"), state)
     }
 
-    /// A monitor has it, or its keeper.
+    /// A keeper has it, and so a monitor.
     ///
     /// # Errors
     /// The lock's.
     pub fn has_monitor(&self) -> Result<bool, SandboxError> {
-        let path = self.path("lock");
+        let path = self.kept("lock");
         lock::is_held(&path).map_err(|e| SandboxError::io("look at", &path, e))
     }
 
-    /// Takes what a monitor and its keeper hold for their life.
+    /// Takes what a keeper holds for its life.
     ///
     /// # Errors
     /// [`SandboxError::AlreadyRunning`], or the lock's.
     pub fn lock_life(&self) -> Result<FileLock, SandboxError> {
-        let path = self.path("lock");
+        let path = self.kept("lock");
         FileLock::try_take(&path, Kind::Exclusive)
             .map_err(|e| SandboxError::io("lock", &path, e))?
             .ok_or_else(|| SandboxError::AlreadyRunning(self.label()))
@@ -325,7 +353,7 @@ impl Sandbox {
     /// [`SandboxError::Unknown`] when it has been removed meanwhile, or the
     /// lock's.
     pub fn lock_changes(&self) -> Result<FileLock, SandboxError> {
-        let path = self.path("changes.lock");
+        let path = self.kept("changes.lock");
         let lock = match self.dir.is_dir() {
             true => FileLock::wait(&path, Kind::Exclusive),
             false => Err(io::ErrorKind::NotFound.into()),
@@ -344,7 +372,7 @@ impl Sandbox {
     /// # Errors
     /// The lock's.
     pub fn try_lock_changes(&self) -> Result<Option<FileLock>, SandboxError> {
-        let path = self.path("changes.lock");
+        let path = self.kept("changes.lock");
         match FileLock::try_take(&path, Kind::Exclusive) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             lock => lock.map_err(|e| SandboxError::io("lock", &path, e)),
@@ -364,7 +392,7 @@ impl Sandbox {
             let locked = names.lock()?;
             let name = self.spec().map(|spec| spec.name);
             fs::rename(&self.dir, &gone).map_err(|e| SandboxError::io("remove", &self.dir, e))?;
-            self.forget_spec();
+            self.forget();
             if let Ok(name) = name {
                 locked.free(&name, &self.id);
             }
@@ -407,15 +435,6 @@ impl Sandbox {
 /// The path of a socket in an opened directory, short enough for any.
 pub fn socket_path(dir: &OwnedFd, name: &str) -> PathBuf {
     format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()).into()
-}
-
-/// When the sandbox last gave a sign of life: its log is the best witness.
-fn last_sign(dir: &Path) -> Time {
-    let modified = |file: &str| fs::metadata(dir.join(file)).and_then(|m| m.modified());
-    let times = ["log", "state.json"]
-        .iter()
-        .filter_map(|file| modified(file).ok());
-    times.max().map_or_else(Time::now, Time::of)
 }
 
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), SandboxError> {

@@ -109,7 +109,7 @@ fn a_dead_monitor_is_noticed() {
         (state.status, state.exit_code, state.pid),
         (Status::Exited, Some(LOST), None)
     );
-    let written: State = read_json(&sandbox, &sandbox.path("state.json")).unwrap();
+    let written: State = read_json(&sandbox, &sandbox.kept("state.json")).unwrap();
     assert_eq!(written, state);
 }
 
@@ -119,7 +119,7 @@ fn newer_and_broken_files_are_refused() {
     let sandbox = store
         .create(Id::random().unwrap(), &mut spec(""), None)
         .unwrap();
-    let path = sandbox.spec_path();
+    let path = sandbox.kept("config.json");
     fs::write(&path, r#"{"version": 2, "new": 1}"#).unwrap();
     assert!(matches!(
         sandbox.spec(),
@@ -143,15 +143,13 @@ fn what_a_sandbox_is_cannot_be_changed_from_its_own_directory() {
         confine: confine::Mode::Off,
         ..before.clone()
     };
-    assert!(!sandbox.spec_path().starts_with(sandbox.dir()));
-    for name in ["config.json", sandbox.id.as_str()] {
-        write_json(&sandbox.path(name), &forged).unwrap();
-    }
+    assert!(!sandbox.kept("config.json").starts_with(sandbox.dir()));
+    write_json(&sandbox.path("config.json"), &forged).unwrap();
     assert_eq!(sandbox.spec().unwrap(), before);
     sandbox.rename("db").unwrap();
     assert_eq!(sandbox.spec().unwrap().name, "db");
     sandbox.remove(&sandbox.lock_changes().unwrap()).unwrap();
-    assert!(!sandbox.spec_path().exists());
+    assert!(!sandbox.kept("config.json").exists());
     // A name that is taken.
     store
         .create(Id::random().unwrap(), &mut spec(""), Some("web"))

@@ -11,6 +11,7 @@ use crate::cli::CliError;
 use crate::cli::sandbox::LogsArgs;
 use crate::commands::Failure;
 use crate::exit::Exit;
+use crate::sandbox::files;
 use crate::sandbox::log::{Piece, Reader, Stream};
 use crate::sandbox::monitor;
 use crate::sandbox::store::{Sandbox, Store};
@@ -59,7 +60,7 @@ pub fn run(args: &LogsArgs) -> Result<Exit, Failure> {
 }
 
 fn console(sandbox: &Sandbox) -> io::Result<()> {
-    let text = match std::fs::read(sandbox.path(monitor::CONSOLE)) {
+    let text = match files::read(&sandbox.path(monitor::CONSOLE)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
         text => text?,
     };

@@ -36,5 +36,8 @@ pub fn run(args: &StartArgs) -> Result<Exit, Failure> {
         keys: args.detach_keys.clone(),
         signals: true,
     };
+    if sandbox.state()?.status.is_live() {
+        return Ok(end(ops::attach(&sandbox, &options)?));
+    }
     Ok(end(ops::start(&sandbox, Some(&options))?))
 }

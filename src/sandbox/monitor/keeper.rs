@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use confine::{Birth, Child, Forked};
 use protocol::{Exit, Failure, Frame, FrameError, FrameKind, READY_PORT, Reply};
@@ -33,6 +34,10 @@ use crate::sandbox::state::{State, Status};
 use crate::sandbox::store::{Sandbox, Store};
 use crate::sandbox::time::Time;
 use crate::sandbox::{cgroups, events, frames, network};
+
+/// How long a monitor may take to end when it has said that it does: a large
+/// machine's memory takes its time to be freed.
+const END_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a monitor says to its keeper. Answer: [`Reply::Done`], or why not.
 #[derive(Debug, Serialize, Deserialize)]
@@ -160,7 +165,8 @@ pub fn keep(
             refuse(client, &e)
         }
         Ok(Forked::Child(birth)) => {
-            drop((near, signals, group));
+            // With the lock the monitor could live on behind a keeper that has ended.
+            drop((near, signals, group, kept.life.take()));
             let mut keeper = Keeper(far);
             match control::reply(&mut keeper.0) {
                 Ok(_) => monitor(Start {
@@ -176,6 +182,8 @@ pub fn keep(
             }
         }
         Ok(Forked::Parent(child)) => {
+            // The monitor has the same words behind its name.
+            let _ = rustix::thread::set_name(c"drupe-keeper");
             drop(far);
             match kept.watch(near, child, &signals, client) {
                 Ok(()) => Ok(()),
@@ -189,8 +197,7 @@ pub fn keep(
 struct Kept {
     sandbox: Sandbox,
     spec: Spec,
-    /// Held by the monitor as well: both have to be gone before somebody else
-    /// may take it, unless it is let go.
+    /// Until it is let go, nobody else starts it.
     life: Option<FileLock>,
     /// How it stood before it was started.
     before: State,
@@ -260,6 +267,12 @@ impl Kept {
         child.wait();
         if self.state.status.is_live() {
             self.lost();
+        } else if self.spec.auto_remove && self.state.status == Status::Created {
+            // Who starts it removes it, unless they have gone.
+            self.leave_group();
+            if let Ok(Some(changes)) = self.sandbox.try_lock_changes() {
+                self.remove(Ok(changes));
+            }
         }
         self.leave_group();
         note("kept to the end");
@@ -292,12 +305,22 @@ impl Kept {
         signals: &Signals,
     ) -> Result<(), FrameError> {
         let arrived = signals.arrived()?;
+        let mut ended = None;
         loop {
             let mut fds = [
                 PollFd::new(&*monitor, PollFlags::IN),
                 PollFd::from_borrowed_fd(arrived.as_fd(), PollFlags::IN),
             ];
-            retry_on_intr(|| rustix::event::poll(&mut fds, None)).map_err(io::Error::from)?;
+            // One that has said that it has ended has only to do so.
+            if self.state.status == Status::Exited {
+                ended.get_or_insert_with(|| Instant::now() + END_PATIENCE);
+            }
+            let left = ended.map(|end| end.saturating_duration_since(Instant::now()));
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            let ready = retry_on_intr(|| rustix::event::poll(&mut fds, left.as_ref()));
+            if ready.map_err(io::Error::from)? == 0 {
+                return Err(FrameError::Protocol("it does not end".to_owned()));
+            }
             let (said, asked) = (fds[0].revents(), fds[1].revents());
             if !asked.is_empty() {
                 let signal = Signal::from_named_raw(signals.wait()?);
@@ -355,18 +378,19 @@ impl Kept {
     }
 
     fn write(&mut self, state: State) -> Result<(), SandboxError> {
+        self.sandbox.write_state(&state)?;
         self.state = state;
-        self.sandbox.write_state(&self.state)
+        Ok(())
     }
 
     fn did_not_start(&mut self, why: &Failure) {
         self.clean_up();
-        let state = State {
+        self.state = State {
             error: Some(why.message.clone()),
             exit_code: Some(why.status),
             ..self.before.clone()
         };
-        if let Err(e) = self.write(state) {
+        if let Err(e) = self.sandbox.write_state(&self.state) {
             log::error!("{e}");
         }
     }
@@ -385,7 +409,8 @@ impl Kept {
     fn end(&mut self, state: State) {
         self.clean_up();
         let code = ("exitCode", state.exit_code.unwrap_or_default().to_string());
-        if let Err(e) = self.write(state) {
+        self.state = state;
+        if let Err(e) = self.sandbox.write_state(&self.state) {
             log::error!("{e}");
         }
         events::sandbox(&self.sandbox, &self.spec, "die", &[code]);
@@ -404,14 +429,14 @@ impl Kept {
     }
 
     fn let_go(&mut self) {
-        if let Some(Err(e)) = self.life.take().map(FileLock::release) {
-            log::error!("{}: {e}", self.sandbox.dir().display());
-        }
+        self.life = None;
     }
 
     /// The monitor died without a word.
     fn lost(&mut self) {
         let state = self.sandbox.lost(&self.state, Time::now());
+        // While nobody else can be in it.
+        self.leave_group();
         self.end(state);
         if self.spec.auto_remove {
             // Who starts it waits for this process, and then removes it.

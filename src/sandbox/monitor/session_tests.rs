@@ -258,7 +258,7 @@ fn signals_and_sizes_reach_the_process() {
 #[test]
 fn a_stop_asks_first_and_kills_afterwards() {
     let mut setting = setting(Duration::from_millis(300));
-    let mut waiter = setting.ask(&Request::Wait);
+    let waiter = setting.ask(&Request::Wait);
     let _stop = setting.ask(&Request::Stop {
         signal: Some(libc::SIGUSR2),
         timeout: None,
@@ -274,7 +274,7 @@ fn a_stop_asks_first_and_kills_afterwards() {
         .session
         .clients
         .end(&Frame::json(FrameKind::Exit, &exit).unwrap());
-    assert_eq!(control::wait_for_exit(&mut waiter).unwrap().status, 137);
+    assert_eq!(control::wait_for_exit(&waiter, None).unwrap().status, 137);
 }
 
 #[test]

@@ -73,6 +73,8 @@ impl Things {
         let root = home.path().join("home");
         for directory in [
             "sandboxes",
+            "configs",
+            "cgroups",
             "names",
             "volumes",
             "images/holds",

@@ -210,7 +210,16 @@ fn a_monitor_and_its_keeper_end_together() {
     let (monitor, keeper) = state("twice");
     kill(keeper);
     home.until("the monitor's end", || gone(monitor));
-    assert_eq!(home.inspect("twice")["State"]["ExitCode"], 255);
+    let state_of = |name: &str| home.inspect(name)["State"].clone();
+    let ended = state_of("twice");
+    assert_eq!(ended["ExitCode"], 255);
+    assert!(ended["FinishedAt"].as_str() > ended["StartedAt"].as_str());
+    let events = home.ok(&["events", "--since", "1h", "--until", "0s"]);
+    let last = events.lines().last().unwrap();
+    assert!(
+        last.contains("sandbox die") && last.contains("twice"),
+        "{events}"
+    );
     // Asked to end, the keeper passes it on.
     home.ok(&["start", "twice"]);
     let (monitor, keeper) = state("twice");
@@ -219,6 +228,38 @@ fn a_monitor_and_its_keeper_end_together() {
     home.until("both ends", || gone(keeper) && gone(monitor));
     assert_eq!(home.inspect("twice")["State"]["Status"], "exited");
     home.ok(&["rm", "twice"]);
+}
+
+#[test]
+fn what_nobody_wants_any_more_ends() {
+    let home = Home::new();
+    // Its output: the first process of a namespace would write it for ever.
+    let mut command = home.command(&["run", "--rm", "--network", "none", IMAGE, "yes"]);
+    let mut child = Background(command.stdout(Stdio::piped()).spawn().unwrap());
+    let mut first = [0; 2];
+    let mut output = child.0.stdout.take().unwrap();
+    std::io::Read::read_exact(&mut output, &mut first).unwrap();
+    drop(output);
+    assert_eq!(child.0.wait().unwrap().code(), Some(141));
+    home.until("its end", || home.ok(&["ps", "-aq"]).is_empty());
+
+    // A start that is interrupted.
+    let mut command = home.command(&["run", "--rm", "--network", "none", IMAGE, "true"]);
+    let mut child = Background(command.stderr(Stdio::piped()).spawn().unwrap());
+    let sandboxes = home.path().join("home/sandboxes");
+    home.until("its boot", || {
+        let all = fs::read_dir(&sandboxes).into_iter().flatten().flatten();
+        all.into_iter()
+            .any(|one| one.path().join("vsock.sock").exists())
+    });
+    // SAFETY: kill has no memory effects.
+    assert_eq!(unsafe { libc::kill(child.0.id() as i32, libc::SIGINT) }, 0);
+    let mut errors = String::new();
+    let mut stderr = child.0.stderr.take().unwrap();
+    std::io::Read::read_to_string(&mut stderr, &mut errors).unwrap();
+    assert_eq!(child.0.wait().unwrap().code(), Some(130), "{errors}");
+    assert_eq!(errors, "drupe: SIGINT before the command had begun\n");
+    assert_eq!(home.ok(&["ps", "-aq"]), "");
 }
 
 #[test]

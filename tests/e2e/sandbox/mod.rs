@@ -168,8 +168,12 @@ impl Home {
         );
         let sandboxes = fs::read_dir(self.dir.path().join("home/sandboxes"));
         for entry in sandboxes.into_iter().flatten().flatten() {
-            for file in ["state.json", "monitor.log", "console.log"] {
-                let path = entry.path().join(file);
+            let kept = self.dir.path().join("home/configs");
+            for path in [
+                kept.join(entry.file_name()).join("state.json"),
+                entry.path().join("monitor.log"),
+                entry.path().join("console.log"),
+            ] {
                 let content = fs::read(&path).unwrap_or_default();
                 text += &format!(
                     "\n--- {}\n{}",
