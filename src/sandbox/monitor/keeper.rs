@@ -262,8 +262,9 @@ impl Kept {
             && let Err(e) = self.listen(&mut monitor, &child, signals)
         {
             log::error!("the sandbox's monitor is ended: {e}");
-            child.signal(Signal::KILL);
         }
+        // It has hung up: on the way to its end, or to live on unheard.
+        child.signal(Signal::KILL);
         child.wait();
         if self.state.status.is_live() {
             self.lost();
