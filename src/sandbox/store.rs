@@ -20,6 +20,11 @@ use super::time::Time;
 use crate::cgroup::Shortage;
 use crate::home;
 
+/// A file without content, for the day on which the disk is full and it has to be
+/// written down how a sandbox ended.
+const SPARE: &str = "spare";
+const SPARE_SIZE: usize = 8 << 10;
+
 /// Where the sandboxes are.
 #[derive(Debug)]
 pub struct Store {
@@ -76,6 +81,8 @@ impl Store {
             let kept = sandbox.kept("");
             files::private_dir(&kept).map_err(|e| SandboxError::io("make", &kept, e))?;
             sandbox.write_state(&State::created())?;
+            let spare = sandbox.kept(SPARE);
+            fs::write(&spare, [0; SPARE_SIZE]).map_err(|e| SandboxError::io("write", &spare, e))?;
             let names = self.names();
             let locked = names.lock()?;
             spec.name = locked.take(name, &sandbox.id)?;
@@ -323,7 +330,16 @@ impl Sandbox {
     /// # Errors
     /// The file's.
     pub fn write_state(&self, state: &State) -> Result<(), SandboxError> {
-        write_json(&self.kept("state.json"), state)
+        let path = self.kept("state.json");
+        match write_json(&path, state) {
+            Err(SandboxError::Io { source, .. })
+                if source.kind() == io::ErrorKind::StorageFull
+                    && fs::remove_file(self.kept(SPARE)).is_ok() =>
+            {
+                write_json(&path, state)
+            }
+            written => written,
+        }
     }
 
     /// A keeper has it, and so a monitor.

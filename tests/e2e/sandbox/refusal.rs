@@ -126,6 +126,7 @@ fn a_full_disk_loses_nothing() {
         run() {{ '{DRUPE}' run --network none "$@"; }}
         '{DRUPE}' import -q '{tar}' {IMAGE} >/dev/null
         run -d --name logs {IMAGE} sh -c 'while :; do echo line; sleep 0.1; done' >/dev/null
+        run -d --name ends {IMAGE} sh -c 'while [ ! -e /go ]; do sleep 0.1; done; exit 3' >/dev/null
         head -c 16M /dev/zero > home/rest 2>/dev/null && exit 1
         run --name none -v new:/data --disk-size 1G {IMAGE} true && exit 1
         echo status: $?
@@ -134,7 +135,12 @@ fn a_full_disk_loses_nothing() {
         echo alive: $('{DRUPE}' exec logs echo yes)
         echo names: $('{DRUPE}' ps -a | grep -c -w none) $('{DRUPE}' ps | grep -c -w logs)
         echo volumes: $('{DRUPE}' volume ls -q | wc -l)
+        # What another one ends with is written down where there was room for it.
+        '{DRUPE}' exec ends touch /go
+        echo ended: $('{DRUPE}' wait ends)
         rm home/rest
+        '{DRUPE}' ps -a --filter name=ends | grep -c 'Exited (3)'
+        '{DRUPE}' rm ends
         before=$('{DRUPE}' logs logs | wc -l)
         for i in $(seq 300); do
             [ $('{DRUPE}' logs logs | wc -l) -gt $before ] && echo logged: again && break
@@ -149,6 +155,6 @@ fn a_full_disk_loses_nothing() {
     let output = host("unshare", &["--mount", "bash", "-euc", &script]);
     assert_eq!(
         output,
-        "status: 125\nalive: yes\nnames: 0 1\nvolumes: 0\nlogged: again\nlogs\nagain\n"
+        "status: 125\nalive: yes\nnames: 0 1\nvolumes: 0\nended: 3\n1\nends\nlogged: again\nlogs\nagain\n"
     );
 }
