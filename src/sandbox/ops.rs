@@ -347,6 +347,7 @@ pub fn stop(
     if !state.status.is_live() {
         return Ok(());
     }
+    wake(sandbox, &state);
     let spec = sandbox.spec();
     let seconds = timeout.or_else(|| spec.as_ref().map(|s| s.stop_timeout).ok());
     let patience = Duration::from_secs(seconds.unwrap_or_default().into()) + END_PATIENCE;
@@ -396,12 +397,7 @@ fn terminate(
                 "its state names process {pid}, which is not its monitor: that is left alone"
             ));
         }
-        let keeper = parent_of(pid).filter(|keeper| is_monitor(*keeper, sandbox));
         rustix::process::kill_process(pid, signal).map_err(|e| e.to_string())?;
-        // Stopped, neither could end.
-        for stopped in [Some(pid), keeper].into_iter().flatten() {
-            let _ = rustix::process::kill_process(stopped, Signal::CONT);
-        }
     }
     let end = Instant::now() + patience;
     while !gone() {
@@ -411,6 +407,21 @@ fn terminate(
         thread::sleep(TICK);
     }
     Ok(())
+}
+
+/// Has a monitor and its keeper go on, should somebody have stopped them: neither
+/// could end.
+fn wake(sandbox: &Sandbox, state: &State) {
+    let monitor = state
+        .pid
+        .and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    let keeper = monitor.and_then(parent_of);
+    for process in [keeper, monitor].into_iter().flatten() {
+        if is_monitor(process, sandbox) {
+            // One that has just ended does not need it.
+            let _ = rustix::process::kill_process(process, Signal::CONT);
+        }
+    }
 }
 
 /// Who has started a process.

@@ -35,9 +35,9 @@ use crate::sandbox::store::{Sandbox, Store};
 use crate::sandbox::time::Time;
 use crate::sandbox::{cgroups, events, frames, network};
 
-/// How long a monitor may take to end when it has said that it does: a large
-/// machine's memory takes its time to be freed.
-const END_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a monitor may take to end when it has said that it does. It has said all
+/// by then, and that its memory takes longer to be freed is no matter.
+const END_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a monitor says to its keeper. Answer: [`Reply::Done`], or why not.
 #[derive(Debug, Serialize, Deserialize)]

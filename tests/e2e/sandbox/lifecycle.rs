@@ -227,6 +227,13 @@ fn a_monitor_and_its_keeper_end_together() {
     assert_eq!(unsafe { libc::kill(keeper, libc::SIGTERM) }, 0);
     home.until("both ends", || gone(keeper) && gone(monitor));
     assert_eq!(home.inspect("twice")["State"]["Status"], "exited");
+    // One that was stopped is made to go on.
+    home.ok(&["start", "twice"]);
+    let (monitor, keeper) = state("twice");
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::kill(keeper, libc::SIGSTOP) }, 0);
+    home.ok(&["stop", "-t", "0", "twice"]);
+    home.until("both ends", || gone(keeper) && gone(monitor));
     home.ok(&["rm", "twice"]);
 }
 
