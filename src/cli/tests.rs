@@ -1,3 +1,8 @@
+use std::ffi::OsString;
+
+use clap::CommandFactory;
+
+use super::parse::run_alone;
 use super::*;
 use std::io::Write;
 
@@ -53,6 +58,12 @@ fn the_letter_of_verbose_may_be_a_volumes() {
     assert!(parse("drupe rm -v --verbose name").verbose);
 }
 
+/// The words of a command line, the program's name first.
+fn words(line: &str) -> Vec<OsString> {
+    let words = ["drupe"].into_iter().chain(line.split_whitespace());
+    words.map(OsString::from).collect()
+}
+
 #[test]
 fn run_is_read_alone_as_among_all_commands() {
     for line in [
@@ -61,8 +72,7 @@ fn run_is_read_alone_as_among_all_commands() {
         "run --verbose -it -e A=b -v /a:/b --memory 1G -p 80:80 image -- sh -c x",
         "run --name x --entrypoint= --stop-timeout 3 --read-only image",
     ] {
-        let words = ["drupe"].into_iter().chain(line.split_whitespace());
-        let words: Vec<OsString> = words.map(OsString::from).collect();
+        let words = words(line);
         let among = Cli::try_parse_from(&words).map(|cli| format!("{cli:?}"));
         let alone = run_alone(&words).map(|cli| format!("{cli:?}"));
         assert_eq!(alone, Some(among.unwrap()), "{line}");
@@ -75,8 +85,7 @@ fn run_is_read_alone_as_among_all_commands() {
         "ps",
         "",
     ] {
-        let words = ["drupe"].into_iter().chain(line.split_whitespace());
-        let words: Vec<OsString> = words.map(OsString::from).collect();
+        let words = words(line);
         assert!(run_alone(&words).is_none(), "{line}");
     }
 }
