@@ -113,7 +113,7 @@ fn dial(path: &Path, patience: Duration) -> io::Result<UnixStream> {
 ///
 /// # Errors
 /// The connection's.
-pub fn send(stream: &mut UnixStream, request: &Request) -> Result<(), FrameError> {
+pub fn send(stream: &mut UnixStream, request: &impl Serialize) -> Result<(), FrameError> {
     Ok(Frame::json(FrameKind::Request, request)?.write_to(stream)?)
 }
 

@@ -39,13 +39,10 @@ pub fn unfinished(directory: &Path, name: &str) -> PathBuf {
 /// Removes what processes that died have left unfinished in a directory; returns
 /// the names that it would have had.
 pub fn sweep(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let abandoned = entries.filter_map(|entry| {
-        let name = entry.file_name().into_string().ok()?;
-        let name = name.strip_prefix(UNFINISHED)?.to_owned();
-        let changed = entry.metadata().ok()?.modified().ok()?;
-        let old = changed.elapsed().is_ok_and(|age| age > ABANDONED);
-        (old && fs::remove_dir_all(entry.path()).is_ok()).then_some(name)
+    let abandoned = abandoned(directory).into_iter().filter_map(|name| {
+        let would_be = name.strip_prefix(UNFINISHED)?.to_owned();
+        fs::remove_dir_all(directory.join(&name)).ok()?;
+        Some(would_be)
     });
     abandoned.collect()
 }

@@ -24,15 +24,6 @@ pub enum Kind {
     Exclusive,
 }
 
-impl Kind {
-    fn number(self) -> libc::c_int {
-        match self {
-            Kind::Shared => libc::F_RDLCK,
-            Kind::Exclusive => libc::F_WRLCK,
-        }
-    }
-}
-
 impl FileLock {
     /// Takes the lock, and waits for it. The file is made when it is not there.
     ///
@@ -40,7 +31,7 @@ impl FileLock {
     /// The file's.
     pub fn wait(path: &Path, kind: Kind) -> io::Result<Self> {
         let file = open(path)?;
-        while let Err(e) = request(&file, libc::F_OFD_SETLKW, kind.number()) {
+        while let Err(e) = request(&file, libc::F_OFD_SETLKW, kind) {
             if e.kind() != io::ErrorKind::Interrupted {
                 return Err(e);
             }
@@ -54,7 +45,7 @@ impl FileLock {
     /// The file's.
     pub fn try_take(path: &Path, kind: Kind) -> io::Result<Option<Self>> {
         let file = open(path)?;
-        match request(&file, libc::F_OFD_SETLK, kind.number()) {
+        match request(&file, libc::F_OFD_SETLK, kind) {
             Ok(_) => Ok(Some(FileLock { _file: file })),
             Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(None),
             Err(e) => Err(e),
@@ -72,7 +63,7 @@ pub fn is_held(path: &Path) -> io::Result<bool> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
         file => file?,
     };
-    let answer = request(&file, libc::F_OFD_GETLK, libc::F_WRLCK)?;
+    let answer = request(&file, libc::F_OFD_GETLK, Kind::Exclusive)?;
     Ok(answer.l_type != libc::F_UNLCK as libc::c_short)
 }
 
@@ -86,10 +77,13 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-fn request(file: &File, command: libc::c_int, kind: libc::c_int) -> io::Result<libc::flock> {
+fn request(file: &File, command: libc::c_int, kind: Kind) -> io::Result<libc::flock> {
     // SAFETY: all zeroes is a valid flock: the whole file, and no process.
     let mut lock: libc::flock = unsafe { mem::zeroed() };
-    lock.l_type = kind as libc::c_short;
+    lock.l_type = match kind {
+        Kind::Shared => libc::F_RDLCK,
+        Kind::Exclusive => libc::F_WRLCK,
+    } as libc::c_short;
     lock.l_whence = libc::SEEK_SET as libc::c_short;
     // SAFETY: the commands read and write one flock, which outlives the call.
     if unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) } < 0 {

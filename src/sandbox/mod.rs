@@ -25,6 +25,7 @@ pub mod monitor;
 pub mod names;
 pub mod network;
 pub mod ops;
+mod processes;
 pub mod signals;
 pub mod spec;
 pub mod state;

@@ -19,7 +19,7 @@ use super::monitor::{self, Launched};
 use super::spec::Spec;
 use super::state::{LOST, State, Status};
 use super::store::{Sandbox, Store};
-use super::{agent, cgroups, events};
+use super::{agent, cgroups, events, processes};
 use crate::output;
 
 /// How long a monitor may take for an end, beyond the time that the process has:
@@ -347,7 +347,7 @@ pub fn stop(
     if !state.status.is_live() {
         return Ok(());
     }
-    wake(sandbox, &state);
+    processes::wake(sandbox, &state);
     let spec = sandbox.spec();
     let seconds = timeout.or_else(|| spec.as_ref().map(|s| s.stop_timeout).ok());
     let patience = Duration::from_secs(seconds.unwrap_or_default().into()) + END_PATIENCE;
@@ -358,12 +358,14 @@ pub fn stop(
             _ => Ok(()),
         },
         // It boots, or has just ended.
-        Err(SandboxError::NotRunning(_)) => terminate(sandbox, &state, Signal::TERM, patience),
+        Err(SandboxError::NotRunning(_)) => {
+            processes::terminate(sandbox, &state, Signal::TERM, patience)
+        }
         Err(e) => Err(e.to_string()),
     };
     if let Err(why) = ended {
         log::warn!("sandbox {}: {why}: its process is killed", sandbox.label());
-        terminate(sandbox, &state, Signal::KILL, DEATH_PATIENCE).map_err(|why| {
+        processes::terminate(sandbox, &state, Signal::KILL, DEATH_PATIENCE).map_err(|why| {
             SandboxError::Silent {
                 name: sandbox.label(),
                 why,
@@ -374,72 +376,6 @@ pub fn stop(
         events::sandbox(sandbox, &spec, "stop", &[]);
     }
     Ok(())
-}
-
-/// Signals the monitor itself, and waits until it is gone.
-fn terminate(
-    sandbox: &Sandbox,
-    state: &State,
-    signal: Signal,
-    patience: Duration,
-) -> Result<(), String> {
-    let gone = || !sandbox.has_monitor().unwrap_or(true);
-    let pid = state
-        .pid
-        .and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-    if let Some(pid) = pid
-        && !gone()
-    {
-        // Its lock is held, so it lives; but the number is what it wrote itself.
-        if !is_monitor(pid, sandbox) {
-            let pid = pid.as_raw_nonzero();
-            return Err(format!(
-                "its state names process {pid}, which is not its monitor: that is left alone"
-            ));
-        }
-        rustix::process::kill_process(pid, signal).map_err(|e| e.to_string())?;
-    }
-    let end = Instant::now() + patience;
-    while !gone() {
-        if Instant::now() > end {
-            return Err("it does not end".to_owned());
-        }
-        thread::sleep(TICK);
-    }
-    Ok(())
-}
-
-/// Has a monitor and its keeper go on, should somebody have stopped them: neither
-/// could end.
-fn wake(sandbox: &Sandbox, state: &State) {
-    let monitor = state
-        .pid
-        .and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-    let keeper = monitor.and_then(parent_of);
-    for process in [keeper, monitor].into_iter().flatten() {
-        if is_monitor(process, sandbox) {
-            // One that has just ended does not need it.
-            let _ = rustix::process::kill_process(process, Signal::CONT);
-        }
-    }
-}
-
-/// Who has started a process.
-fn parent_of(pid: Pid) -> Option<Pid> {
-    let path = format!("/proc/{}/status", pid.as_raw_nonzero());
-    let status = std::fs::read_to_string(path).ok()?;
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
-    Pid::from_raw(parent.trim().parse().ok()?)
-}
-
-/// Whether a process is the monitor of this sandbox, by the words that it was
-/// started with.
-fn is_monitor(pid: Pid, sandbox: &Sandbox) -> bool {
-    let path = format!("/proc/{}/cmdline", pid.as_raw_nonzero());
-    let words = std::fs::read(path).unwrap_or_default();
-    let mut words = words.split(|byte| *byte == 0).skip(1);
-    words.next() == Some(monitor::COMMAND.as_bytes())
-        && words.next() == Some(sandbox.id.as_str().as_bytes())
 }
 
 /// Waits until a sandbox does not run, and says what its process ended with.

@@ -34,32 +34,6 @@ fn a_volume_says_itself_that_it_was_made_for_one_sandbox() {
 }
 
 #[test]
-fn only_a_monitor_is_killed_in_its_place() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::at(dir.path().to_owned());
-    let sandbox = store
-        .create(Id::random().unwrap(), &mut spec(""), None)
-        .unwrap();
-    let _life = sandbox.lock_life().unwrap();
-    let start = |words: &[&str]| {
-        let mut shell = std::process::Command::new("sh");
-        let shell = shell.args(["-c", "read line", "sh"]).args(words);
-        shell.stdin(std::process::Stdio::piped()).spawn().unwrap()
-    };
-    let mut bystander = start(&[]);
-    let forged = State {
-        pid: Some(bystander.id()),
-        ..State::created()
-    };
-    let told = terminate(&sandbox, &forged, Signal::KILL, Duration::ZERO).unwrap_err();
-    assert!(told.contains("is not its monitor"), "{told}");
-    assert!(bystander.try_wait().unwrap().is_none());
-    bystander.kill().unwrap();
-    bystander.wait().unwrap();
-    assert!(!is_monitor(Pid::INIT, &sandbox));
-}
-
-#[test]
 fn a_guest_that_does_not_come_up_is_explained_before_it_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::at(dir.path().to_owned());

@@ -136,23 +136,17 @@ impl Store {
     /// Removes what is left of sandboxes that a crash kept from being made, or from
     /// being removed.
     pub fn sweep(&self) {
-        for name in files::sweep(&self.sandboxes()) {
+        let mut names = files::sweep(&self.sandboxes());
+        // What was there before the directory was.
+        for directory in ["configs", "images/holds"] {
+            names.extend(files::abandoned(&self.home.join(directory)));
+        }
+        for name in names {
             let Ok(id) = name.parse() else { continue };
             let sandbox = self.sandbox(id);
             if sandbox.dir.try_exists().is_ok_and(|there| !there) {
                 sandbox.forget();
                 super::images::release(&self.home, &sandbox.id);
-            }
-        }
-        // What was there before the directory was.
-        for directory in ["configs", "images/holds"] {
-            for name in files::abandoned(&self.home.join(directory)) {
-                let Ok(id) = name.parse() else { continue };
-                let sandbox = self.sandbox(id);
-                if sandbox.dir.try_exists().is_ok_and(|there| !there) {
-                    sandbox.forget();
-                    super::images::release(&self.home, &sandbox.id);
-                }
             }
         }
     }

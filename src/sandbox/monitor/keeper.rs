@@ -16,13 +16,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use confine::{Birth, Child, Forked};
-use protocol::{Exit, Failure, Frame, FrameError, FrameKind, READY_PORT, Reply};
+use protocol::{Exit, Failure, Frame, FrameError, FrameKind, READY_PORT};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::retry_on_intr;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
-use super::session::failure;
+use super::session::{failure, reply};
 use super::{Refusal, note, remove_anonymous_volumes, vm};
 use crate::cgroup::Group;
 use crate::sandbox::control::{self, Attach, Request};
@@ -39,7 +39,7 @@ use crate::sandbox::{cgroups, events, frames, network};
 /// by then, and that its memory takes longer to be freed is no matter.
 const END_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a monitor says to its keeper. Answer: [`Reply::Done`], or why not.
+/// What a monitor says to its keeper. Answer: `Done`, or why not.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Word {
@@ -111,9 +111,7 @@ impl Keeper {
     }
 
     fn say(&mut self, word: &Word) -> Result<(), Failure> {
-        let said = Frame::json(FrameKind::Request, word)
-            .and_then(|frame| Ok(frame.write_to(&mut self.0)?));
-        said.map_err(|e| control::lost(&e.to_string()))?;
+        control::send(&mut self.0, word).map_err(|e| control::lost(&e.to_string()))?;
         control::reply(&mut self.0).map(drop)
     }
 
@@ -149,8 +147,7 @@ pub fn keep(
         return Err("the first request is to attach".into());
     };
     let refuse = |mut client: UnixStream, why: &dyn std::fmt::Display| {
-        let reply = Reply::Failed(failure(&why.to_string()));
-        Ok(Frame::json(FrameKind::Reply, &reply)?.write_to(&mut client)?)
+        Ok(reply(&mut client, Err(failure(&why.to_string())))?)
     };
     let (near, far) = UnixStream::pair()?;
     let (mut kept, signals) = match Kept::begin(id) {
@@ -258,7 +255,7 @@ impl Kept {
         }
         // The monitor's alone: its end is the end of the monitor.
         drop(client);
-        if answer(&mut monitor, &Reply::Done).is_ok()
+        if reply(&mut monitor, Ok(())).is_ok()
             && let Err(e) = self.listen(&mut monitor, &child, signals)
         {
             log::error!("the sandbox's monitor is ended: {e}");
@@ -266,16 +263,7 @@ impl Kept {
         // It has hung up: on the way to its end, or to live on unheard.
         child.signal(Signal::KILL);
         child.wait();
-        if self.state.status.is_live() {
-            self.lost();
-        } else if self.spec.auto_remove && self.state.status == Status::Created {
-            // Who starts it removes it, unless they have gone.
-            self.leave_group();
-            if let Ok(Some(changes)) = self.sandbox.try_lock_changes() {
-                self.remove(Ok(changes));
-            }
-        }
-        self.leave_group();
+        self.conclude();
         note("kept to the end");
         Ok(())
     }
@@ -335,12 +323,11 @@ impl Kept {
             let Some(frame) = frames::read_one(monitor)? else {
                 return Ok(());
             };
-            let reply = self.hear(frame.parse(FrameKind::Request)?)?;
-            answer(monitor, &reply)?;
+            reply(monitor, self.hear(frame.parse(FrameKind::Request)?)?)?;
         }
     }
 
-    fn hear(&mut self, word: Word) -> Result<Reply, FrameError> {
+    fn hear(&mut self, word: Word) -> Result<Result<(), Failure>, FrameError> {
         let written = match (word, self.state.status) {
             (Word::Refused(why), Status::Starting) => {
                 self.did_not_start(&why);
@@ -372,10 +359,7 @@ impl Kept {
                 return Err(FrameError::Protocol(why));
             }
         };
-        Ok(match written {
-            Ok(()) => Reply::Done,
-            Err(e) => Reply::Failed(failure(&e.to_string())),
-        })
+        Ok(written.map_err(|e| failure(&e.to_string())))
     }
 
     fn write(&mut self, state: State) -> Result<(), SandboxError> {
@@ -386,11 +370,16 @@ impl Kept {
 
     fn did_not_start(&mut self, why: &Failure) {
         self.clean_up();
-        self.state = State {
+        self.put(State {
             error: Some(why.message.clone()),
             exit_code: Some(why.status),
             ..self.before.clone()
-        };
+        });
+    }
+
+    /// Writes down how it stands now, whether there is room for that or not.
+    fn put(&mut self, state: State) {
+        self.state = state;
         if let Err(e) = self.sandbox.write_state(&self.state) {
             log::error!("{e}");
         }
@@ -410,10 +399,7 @@ impl Kept {
     fn end(&mut self, state: State) {
         self.clean_up();
         let code = ("exitCode", state.exit_code.unwrap_or_default().to_string());
-        self.state = state;
-        if let Err(e) = self.sandbox.write_state(&self.state) {
-            log::error!("{e}");
-        }
+        self.put(state);
         events::sandbox(&self.sandbox, &self.spec, "die", &[code]);
         if !self.spec.auto_remove {
             self.let_go();
@@ -433,14 +419,18 @@ impl Kept {
         self.life = None;
     }
 
-    /// The monitor died without a word.
-    fn lost(&mut self) {
-        let state = self.sandbox.lost(&self.state, Time::now());
-        // While nobody else can be in it.
+    /// The monitor is gone, with or without a word.
+    fn conclude(&mut self) {
+        let live = self.state.status.is_live();
+        let lost = live.then(|| self.sandbox.lost(&self.state, Time::now()));
+        // Behind the look at it, and while nobody else can be in it.
         self.leave_group();
-        self.end(state);
-        if self.spec.auto_remove {
-            // Who starts it waits for this process, and then removes it.
+        if let Some(lost) = lost {
+            self.end(lost);
+        }
+        if self.spec.auto_remove && self.life.is_some() {
+            // Who starts it waits for this process and then removes it, unless they
+            // have gone.
             match self.sandbox.try_lock_changes() {
                 Ok(None) => self.let_go(),
                 Ok(Some(changes)) => self.remove(Ok(changes)),
@@ -461,10 +451,6 @@ impl Kept {
         remove_anonymous_volumes(self.sandbox.store().home(), &self.spec);
         self.let_go();
     }
-}
-
-fn answer(monitor: &mut UnixStream, reply: &Reply) -> Result<(), FrameError> {
-    Ok(Frame::json(FrameKind::Reply, reply)?.write_to(monitor)?)
 }
 
 #[cfg(test)]
@@ -523,9 +509,9 @@ mod tests {
     fn a_life_is_written_down_and_its_lock_let_go() {
         let (_dir, mut kept) = starting(false);
         fs::write(kept.sandbox.path(control::SOCKET), "").unwrap();
-        assert_eq!(kept.hear(started()).unwrap(), Reply::Done);
+        assert_eq!(kept.hear(started()).unwrap(), Ok(()));
         assert_eq!(kept.sandbox.state().unwrap().status, Status::Running);
-        assert_eq!(kept.hear(ended(3)).unwrap(), Reply::Done);
+        assert_eq!(kept.hear(ended(3)).unwrap(), Ok(()));
         let state = kept.sandbox.state().unwrap();
         assert_eq!((state.status, state.exit_code), (Status::Exited, Some(3)));
         assert!(!kept.sandbox.has_monitor().unwrap());
@@ -536,8 +522,8 @@ mod tests {
     #[test]
     fn what_is_not_to_be_kept_is_gone_when_the_monitor_hears_of_it() {
         let (_dir, mut kept) = starting(true);
-        kept.hear(started()).unwrap();
-        assert_eq!(kept.hear(ended(0)).unwrap(), Reply::Done);
+        kept.hear(started()).unwrap().unwrap();
+        assert_eq!(kept.hear(ended(0)).unwrap(), Ok(()));
         assert!(!kept.sandbox.dir().exists());
         assert_eq!(actions(&kept), ["start", "die", "destroy"]);
     }
@@ -545,7 +531,9 @@ mod tests {
     #[test]
     fn a_monitor_that_does_not_start_leaves_things_as_they_were() {
         let (_dir, mut kept) = starting(true);
-        kept.hear(Word::Refused(failure("no kernel"))).unwrap();
+        kept.hear(Word::Refused(failure("no kernel")))
+            .unwrap()
+            .unwrap();
         let state = kept.sandbox.state().unwrap();
         assert_eq!(state.status, Status::Created);
         assert_eq!(state.error.as_deref(), Some("no kernel"));
@@ -557,14 +545,14 @@ mod tests {
     fn one_that_dies_is_lost_and_left_to_who_is_at_it() {
         let (_dir, mut kept) = starting(true);
         let changes = kept.sandbox.lock_changes().unwrap();
-        kept.lost();
+        kept.conclude();
         assert!(kept.sandbox.dir().exists() && !kept.sandbox.has_monitor().unwrap());
         drop(changes);
         let (_dir, mut kept) = starting(true);
-        kept.lost();
+        kept.conclude();
         assert!(!kept.sandbox.dir().exists());
         let (_dir, mut kept) = starting(false);
-        kept.lost();
+        kept.conclude();
         let state = kept.sandbox.state().unwrap();
         assert_eq!(state.exit_code, Some(crate::sandbox::state::LOST));
     }
@@ -573,12 +561,12 @@ mod tests {
     fn nothing_is_said_twice_or_out_of_turn() {
         let (_dir, mut kept) = starting(false);
         assert!(kept.hear(ended(0)).is_err());
-        kept.hear(started()).unwrap();
+        kept.hear(started()).unwrap().unwrap();
         for word in [started(), Word::Refused(failure("late"))] {
             assert!(kept.hear(word).is_err());
         }
         assert_eq!(kept.sandbox.state().unwrap().status, Status::Running);
-        kept.hear(ended(0)).unwrap();
+        kept.hear(ended(0)).unwrap().unwrap();
         for word in [started(), ended(1), Word::Refused(failure("late"))] {
             assert!(kept.hear(word).is_err());
         }

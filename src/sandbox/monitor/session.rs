@@ -330,7 +330,11 @@ impl Session {
     }
 }
 
-fn reply(stream: &mut UnixStream, answer: Result<(), Failure>) -> Result<(), FrameError> {
+/// Says that what was asked for is done, or why not.
+///
+/// # Errors
+/// The connection's.
+pub fn reply(stream: &mut UnixStream, answer: Result<(), Failure>) -> Result<(), FrameError> {
     let reply = match answer {
         Ok(()) => Reply::Done,
         Err(failure) => Reply::Failed(failure),
